@@ -1,0 +1,294 @@
+"""Channel specification: which readings exist, how they are windowed, what derives from them.
+
+Owns parsing and validation of the specification (TOML text or the ``[spec]``
+table of a bundle). Reads no files: callers pass text.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from worker.core.errors import ConfigError
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+SpecName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+
+US_PER_S = 1_000_000
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)$")
+_UNIT_US = {
+    "us": 1,
+    "ms": 1_000,
+    "s": US_PER_S,
+    "m": 60 * US_PER_S,
+    "h": 3600 * US_PER_S,
+    "d": 86400 * US_PER_S,
+}
+RESERVED_NAMES = frozenset({"machine_id", "timestamp"})
+STATISTICS = ("mean", "std", "min", "max", "dev")
+
+
+def parse_duration_us(text: str, key: str) -> int:
+    """Convert ``"90s"``, ``"1h"``, ``"250ms"`` to whole microseconds.
+
+    Raises:
+        ConfigError: naming ``key`` when the text is not a positive duration.
+    """
+    match = _DURATION.match(text.strip())
+    duration_us = round(float(match[1]) * _UNIT_US[match[2]]) if match else 0
+    if duration_us <= 0:
+        raise ConfigError(
+            f"{key}: {text!r} is not a duration; write a positive number and a unit "
+            'of us, ms, s, m, h or d, such as "1h" or "90s".'
+        )
+    return duration_us
+
+
+def format_duration(duration_us: int) -> str:
+    """Write a duration with the largest unit that divides it: 3600000000 -> ``"1h"``."""
+    for unit in ("d", "h", "m", "s", "ms"):
+        if duration_us % _UNIT_US[unit] == 0:
+            return f"{duration_us // _UNIT_US[unit]}{unit}"
+    return f"{duration_us}us"
+
+
+class Kind(IntEnum):
+    """How a derived feature combines its two channels."""
+
+    PRODUCT = 0
+    DIFFERENCE = 1
+
+
+class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One reading of an event.
+
+    Attributes:
+        min, max: physically possible range in ``unit``; a reading outside is a
+            glitch and is masked, not scored as an anomaly.
+        typical: the range of ordinary work in ``unit``, for the simulator.
+        values: the categories of a categorical channel.
+    """
+
+    name: Name
+    unit: str = ""
+    kind: Literal["continuous", "categorical"] = "continuous"
+    min: float | None = None
+    max: float | None = None
+    typical: tuple[float, float] | None = None
+    values: tuple[str, ...] = ()
+
+
+class Derived(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A feature computed from two channels: ``factor * a * b`` or ``factor * (a - b)``."""
+
+    name: Name
+    unit: str = ""
+    product: tuple[str, str] | None = None
+    difference: tuple[str, str] | None = None
+    factor: float = 1.0
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.PRODUCT if self.product else Kind.DIFFERENCE
+
+    @property
+    def operands(self) -> tuple[str, str]:
+        operands = self.product or self.difference
+        assert operands is not None  # validated by ChannelSpec
+        return operands
+
+
+class WindowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Event-time window settings as written; durations are text such as ``"1h"``.
+
+    Attributes:
+        length: span of the rolling aggregates.
+        pane: granularity with which the window moves; must divide ``length``.
+        grace: how far behind a machine's newest event an event may arrive and
+            still be scored; older ones are late.
+        max_future: how far ahead of its record's Kafka timestamp an event may
+            claim to be; further ahead, its gateway's clock is wrong.
+    """
+
+    length: str = "1h"
+    pane: str = "1m"
+    grace: str = "5m"
+    max_future: str = "5m"
+
+
+class _SpecFile(msgspec.Struct, forbid_unknown_fields=True):
+    name: SpecName
+    channel: list[Channel]
+    window: WindowSpec = WindowSpec()
+    derived: list[Derived] = []
+
+
+class ChannelSpec(msgspec.Struct, frozen=True):
+    """A validated channel specification; see :func:`parse_spec`.
+
+    Attributes:
+        continuous: names of the channels that are aggregated and scored, in order.
+        length_us, pane_us, grace_us, max_future_us: the window in microseconds.
+    """
+
+    name: str
+    window: WindowSpec
+    channels: tuple[Channel, ...]
+    derived: tuple[Derived, ...]
+    length_us: int
+    pane_us: int
+    grace_us: int
+    max_future_us: int
+
+    @property
+    def continuous(self) -> tuple[Channel, ...]:
+        return tuple(c for c in self.channels if c.kind == "continuous")
+
+    @property
+    def categorical(self) -> tuple[Channel, ...]:
+        return tuple(c for c in self.channels if c.kind == "categorical")
+
+    @property
+    def panes(self) -> int:
+        """Number of panes in the window."""
+        return self.length_us // self.pane_us
+
+    @property
+    def slots(self) -> int:
+        """Number of panes kept per machine: the window, plus those that grace can reopen."""
+        return self.panes + -(-self.grace_us // self.pane_us) + 1
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Model inputs in order: raw channels, window statistics by channel, derived."""
+        suffix = format_duration(self.length_us)
+        names = [c.name for c in self.continuous]
+        names += [f"{stat}_{c.name}_{suffix}" for c in self.continuous for stat in STATISTICS]
+        names += [d.name for d in self.derived]
+        return tuple(names)
+
+    @property
+    def feature_units(self) -> tuple[str, ...]:
+        """Unit of each feature, in the order of :attr:`feature_names`."""
+        units = [c.unit for c in self.continuous]
+        units += [c.unit for c in self.continuous for _ in STATISTICS]
+        units += [d.unit for d in self.derived]
+        return tuple(units)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The specification as it would be written in TOML; inverse of :func:`spec_from_dict`."""
+        raw = {
+            "name": self.name,
+            "window": msgspec.to_builtins(self.window),
+            "channel": msgspec.to_builtins(self.channels),
+            "derived": msgspec.to_builtins(self.derived),
+        }
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in raw.items()}
+
+
+def parse_spec(text: str, source: str = "channels.toml") -> ChannelSpec:
+    """Parse and validate a channel specification.
+
+    Args:
+        text: TOML as documented in ``docs/channels.md``.
+        source: what to call the text in errors.
+
+    Raises:
+        ConfigError: saying which key is wrong and what to write instead.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}.") from error
+    return spec_from_dict(data, source)
+
+
+def spec_from_dict(data: Mapping[str, Any], source: str = "channels.toml") -> ChannelSpec:
+    """Validate an already parsed specification; see :func:`parse_spec`."""
+    try:
+        raw = msgspec.convert(data, _SpecFile)
+    except msgspec.ValidationError as error:
+        what = str(error).replace("`$.", "`")
+        raise ConfigError(f"{source}: {what}; see docs/channels.md for every key.") from error
+    _check_channels(raw, source)
+    _check_derived(raw, source)
+    window = raw.window
+    length_us = parse_duration_us(window.length, f"{source}: window.length")
+    pane_us = parse_duration_us(window.pane, f"{source}: window.pane")
+    grace_us = parse_duration_us(window.grace, f"{source}: window.grace")
+    max_future_us = parse_duration_us(window.max_future, f"{source}: window.max_future")
+    if length_us % pane_us:
+        raise ConfigError(
+            f'{source}: window.pane "{window.pane}" must divide window.length '
+            f'"{window.length}"; for instance pane = "{format_duration(length_us // 60 or 1)}".'
+        )
+    if (slots := length_us // pane_us + grace_us // pane_us) > 10_000:
+        raise ConfigError(
+            f"{source}: window.length and grace span {slots} panes, more than the 10000 that a "
+            "machine may keep; write a longer window.pane."
+        )
+    spec = ChannelSpec(
+        name=raw.name,
+        window=window,
+        channels=tuple(raw.channel),
+        derived=tuple(raw.derived),
+        length_us=length_us,
+        pane_us=pane_us,
+        grace_us=grace_us,
+        max_future_us=max_future_us,
+    )
+    if len(set(spec.feature_names)) != len(spec.feature_names):
+        raise ConfigError(
+            f"{source}: two features would have the same name; rename the channel or derived "
+            "feature that looks like a window statistic."
+        )
+    return spec
+
+
+def _check_channels(raw: _SpecFile, source: str) -> None:
+    seen: set[str] = set(RESERVED_NAMES)
+    for channel in raw.channel:
+        where = f"{source}: channel {channel.name!r}"
+        if channel.name in seen:
+            raise ConfigError(f"{where}: the name is taken; give each channel its own.")
+        seen.add(channel.name)
+        if channel.kind == "categorical":
+            if not channel.values or len(set(channel.values)) != len(channel.values):
+                raise ConfigError(
+                    f'{where}: a categorical channel needs distinct values = ["A", "B"].'
+                )
+        elif channel.values:
+            raise ConfigError(f'{where}: values belong to kind = "categorical"; remove them.')
+        low, high = channel.min, channel.max
+        if low is not None and high is not None and not low < high:
+            raise ConfigError(f"{where}: min {low} must be below max {high}.")
+        if channel.typical is not None and not channel.typical[0] < channel.typical[1]:
+            raise ConfigError(f"{where}: typical must be [low, high] with low below high.")
+    if not any(c.kind == "continuous" for c in raw.channel):
+        raise ConfigError(f"{source}: channel: at least one continuous channel is needed.")
+
+
+def _check_derived(raw: _SpecFile, source: str) -> None:
+    continuous = {c.name for c in raw.channel if c.kind == "continuous"}
+    taken = RESERVED_NAMES | {c.name for c in raw.channel}
+    for derived in raw.derived:
+        where = f"{source}: derived {derived.name!r}"
+        if derived.name in taken:
+            raise ConfigError(f"{where}: the name is taken; choose another.")
+        taken |= {derived.name}
+        if (derived.product is None) == (derived.difference is None):
+            raise ConfigError(
+                f'{where}: write either product = ["a", "b"] or difference = ["a", "b"].'
+            )
+        for operand in derived.operands:
+            if operand not in continuous:
+                raise ConfigError(
+                    f"{where}: {operand!r} is not a continuous channel; "
+                    f"use one of {', '.join(sorted(continuous))}."
+                )

@@ -1,0 +1,63 @@
+"""Every error that DriftDetector raises on purpose.
+
+::
+
+    DriftDetectorError
+    ├── ConfigError          a setting or a TOML file says something that cannot work
+    ├── BundleError          a model bundle is damaged or does not fit the channels
+    ├── BrokerError          Kafka cannot be reached, or refuses what is asked of it
+    │   └── TopicError       a topic is missing or differs from its declaration
+    ├── StateError           a changelog row or snapshot cannot be read back exactly
+    └── FencedError          another worker has taken over; this one must stop
+
+Each message is one sentence (or two) a person can act on: which key or file,
+what is wrong, what to write or do instead. The command line prints it without a
+traceback and exits with :attr:`DriftDetectorError.exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class DriftDetectorError(Exception):
+    """Base of all expected errors.
+
+    Attributes:
+        exit_code: what the process exits with when nothing handles the error;
+            the numbers follow ``sysexits.h``.
+    """
+
+    exit_code = 70
+
+
+class ConfigError(DriftDetectorError):
+    """A setting or configuration file is wrong; nothing was started."""
+
+    exit_code = 78
+
+
+class BundleError(DriftDetectorError):
+    """A model bundle was refused."""
+
+    exit_code = 65
+
+
+class BrokerError(DriftDetectorError):
+    """The Kafka cluster cannot be reached or refused a request."""
+
+    exit_code = 69
+
+
+class TopicError(BrokerError):
+    """A topic is missing or is not what its declaration says."""
+
+
+class StateError(DriftDetectorError):
+    """State read from a changelog or snapshot is not what this version wrote."""
+
+    exit_code = 65
+
+
+class FencedError(DriftDetectorError):
+    """Another worker owns this one's partitions; uncommitted work was discarded."""
+
+    exit_code = 75

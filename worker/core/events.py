@@ -1,0 +1,233 @@
+"""From raw Kafka records to columns of readings, and to reasons where that fails.
+
+Owns what a usable event is. Everything that is not becomes a :class:`Reject` with
+a reason; nothing raises, whatever the bytes are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.core.channels import ChannelSpec
+from worker.core.features import mask_impossible
+from worker.core.messages import (
+    DEAD_LETTER_REASONS,
+    MAX_EVENT_BYTES,
+    DeadLetterReason,
+    event_type,
+    format_time_us,
+)
+
+EARLIEST_US = 946_684_800_000_000
+"""2000-01-01: anything earlier is a clock that was never set, or seconds read as milliseconds."""
+LATEST_US = 4_102_444_800_000_000
+"""2100-01-01; up to here a float64 of seconds resolves microseconds."""
+FIRST_MICROSECONDS = 10**14
+"""Whole numbers from here on are microseconds (1973), below milliseconds (to the year 5138)."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive records of one partition, as fetched.
+
+    Attributes:
+        offsets, timestamps_ms: (n,) Kafka offsets, ascending, and Kafka timestamps.
+        keys, values: n raw keys and values; None where Kafka has none.
+    """
+
+    topic: str
+    partition: int
+    offsets: NDArray[np.int64]
+    timestamps_ms: NDArray[np.int64]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def since(self, offset: int) -> Chunk:
+        """The records at or after ``offset``."""
+        start = int(np.searchsorted(self.offsets, offset))
+        if start == 0:
+            return self
+        return Chunk(
+            self.topic,
+            self.partition,
+            self.offsets[start:],
+            self.timestamps_ms[start:],
+            self.keys[start:],
+            self.values[start:],
+        )
+
+
+class Reject(NamedTuple):
+    """Why the record at position ``row`` of its chunk cannot be used."""
+
+    row: int
+    reason: DeadLetterReason
+    detail: str
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The usable events of a chunk, as columns of equal length n.
+
+    Attributes:
+        rows: (n,) positions in the chunk.
+        machine_ids: n ids as UTF-8.
+        times_us: (n,) event times.
+        values: (n, C) readings, NaN where missing or masked.
+        categories: for each categorical channel, n values or None.
+        masked: (C,) how many readings were outside their physical range.
+    """
+
+    rows: NDArray[np.int64]
+    machine_ids: Sequence[bytes]
+    times_us: NDArray[np.int64]
+    values: NDArray[np.float64]
+    categories: dict[str, Sequence[str | None]]
+    masked: NDArray[np.int64]
+
+
+class EventDecoder:
+    """Decodes the records of one channel specification."""
+
+    def __init__(self, spec: ChannelSpec) -> None:
+        self._spec = spec
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(event_type(spec)).decode
+        self._fields = ["machine_id", "timestamp", *(c.name for c in spec.channels)]
+
+    def decode(self, chunk: Chunk) -> tuple[Readings, list[Reject]]:
+        """Split a chunk into usable readings and rejects; together they are all its records."""
+        rejects: list[Reject] = []
+        events = self._decode_all(chunk, rejects)
+        rows = np.delete(np.arange(len(chunk)), [reject.row for reject in rejects])
+        columns = dict(zip(self._fields, self._columns(events), strict=True))
+
+        times_us = self._times_us(columns["timestamp"], chunk.timestamps_ms[rows])
+        continuous = [columns[channel.name] for channel in self._spec.continuous]
+        raw = np.array(continuous, np.float64).T.reshape(len(rows), len(continuous))
+        values, _ = mask_impossible(self._spec, raw)
+
+        usable = self._check(chunk, rows, times_us, values, rejects)
+        keep = np.flatnonzero(usable)
+        pick = _picker(keep, len(rows))
+        readings = Readings(
+            rows=rows[keep],
+            machine_ids=[str.encode(machine_id) for machine_id in pick(columns["machine_id"])],
+            times_us=times_us[keep],
+            values=values[keep],
+            categories={c.name: pick(columns[c.name]) for c in self._spec.categorical},
+            masked=(np.isnan(values[keep]) & ~np.isnan(raw[keep])).sum(axis=0),
+        )
+        return readings, sorted(rejects)
+
+    def _columns(self, events: list[Any]) -> Sequence[Sequence[Any]]:
+        columns = list(zip(*map(msgspec.structs.astuple, events), strict=True))
+        return columns or [()] * len(self._fields)
+
+    def _decode_all(self, chunk: Chunk, rejects: list[Reject]) -> list[Any]:
+        """Decode every record; the whole chunk at once where nothing is wrong with it."""
+        values = chunk.values
+        try:
+            if max(map(len, values), default=0) <= MAX_EVENT_BYTES:  # type: ignore[arg-type]
+                events = list(map(self._decode, values))  # type: ignore[arg-type]
+                if [event.machine_id.encode() for event in events] == chunk.keys:
+                    return events
+        except (TypeError, ValueError, RecursionError):
+            pass
+        events = []
+        for row, (key, value) in enumerate(zip(chunk.keys, values, strict=True)):
+            decoded = self._decode_one(key, value)
+            if isinstance(decoded, tuple):
+                rejects.append(Reject(row, *decoded))
+            else:
+                events.append(decoded)
+        return events
+
+    def _decode_one(
+        self, key: bytes | None, value: bytes | None
+    ) -> tuple[DeadLetterReason, str] | Any:
+        if not value:
+            return "empty", DEAD_LETTER_REASONS["empty"]
+        if len(value) > MAX_EVENT_BYTES:
+            return "too-large", f"the value has {len(value)} bytes; at most {MAX_EVENT_BYTES}"
+        try:
+            event = self._decode(value)
+            encoded_id = event.machine_id.encode()
+        except msgspec.ValidationError as error:
+            return "invalid-field", str(error)
+        except UnicodeError as error:
+            return "not-utf8", str(error)
+        except msgspec.DecodeError as error:
+            return _explain_malformed(value, str(error))
+        except RecursionError:
+            return "malformed-json", "the value is nested too deeply"
+        if key != encoded_id:
+            shown = "absent" if key is None else repr(key[:64])
+            return "key-mismatch", f"the key is {shown}, the machine_id {event.machine_id[:64]!r}"
+        return event
+
+    @staticmethod
+    def _times_us(
+        timestamps: Sequence[datetime | int | None], record_times_ms: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        times_us = np.empty(len(timestamps), np.int64)
+        for i, timestamp in enumerate(timestamps):
+            if timestamp is None:
+                times_us[i] = record_times_ms[i] * 1000
+            elif isinstance(timestamp, datetime):
+                times_us[i] = round(timestamp.timestamp() * 1e6)
+            elif timestamp >= FIRST_MICROSECONDS:
+                times_us[i] = timestamp
+            else:
+                times_us[i] = timestamp * 1000
+        return times_us
+
+    def _check(
+        self,
+        chunk: Chunk,
+        rows: NDArray[np.int64],
+        times_us: NDArray[np.int64],
+        values: NDArray[np.float64],
+        rejects: list[Reject],
+    ) -> NDArray[np.bool_]:
+        """Judge decoded events by time and content; returns which (n,) are usable."""
+        outside = (times_us < EARLIEST_US) | (times_us >= LATEST_US)
+        records_us = chunk.timestamps_ms[rows] * 1000
+        future = ~outside & (times_us > records_us + self._spec.max_future_us)
+        blank = ~outside & ~future & np.isnan(values).all(axis=1)
+        for i in np.flatnonzero(outside):
+            detail = f"the timestamp is {times_us[i]} microseconds after 1970"
+            rejects.append(Reject(int(rows[i]), "timestamp-out-of-range", detail))
+        for i in np.flatnonzero(future):
+            ahead_s = (times_us[i] - records_us[i]) / 1e6
+            detail = f"{format_time_us(times_us[i])} is {ahead_s:.3f} s ahead of the record's time"
+            rejects.append(Reject(int(rows[i]), "timestamp-in-future", detail))
+        for i in np.flatnonzero(blank):
+            detail = DEAD_LETTER_REASONS["no-usable-channel"]
+            rejects.append(Reject(int(rows[i]), "no-usable-channel", detail))
+        return ~(outside | future | blank)
+
+
+def _explain_malformed(value: bytes, detail: str) -> tuple[DeadLetterReason, str]:
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        return "not-utf8", str(error)
+    return "malformed-json", detail
+
+
+def _picker(keep: NDArray[np.intp], total: int) -> Any:
+    """A function that selects ``keep`` from any sequence of ``total`` items."""
+    if len(keep) == total:
+        return lambda items: items
+    positions = keep.tolist()
+    return lambda items: [items[position] for position in positions]

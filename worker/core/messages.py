@@ -1,0 +1,229 @@
+"""Every message that enters or leaves DriftDetector, as typed records.
+
+This module is the one source of the contracts: ``schemas/*.json`` and the
+AsyncAPI document are generated from it (``worker/contracts.py``) and a test
+fails when they differ. All messages are JSON except the raw sensor event,
+whose channels come from configuration: :func:`event_type` builds its type.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from worker.core.channels import ChannelSpec
+
+MAX_MACHINE_ID_CHARS = 256
+MAX_EVENT_BYTES = 65_536
+MAX_PAYLOAD_BYTES = 16_384
+
+MachineId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MACHINE_ID_CHARS)]
+
+AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
+EpochTime = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+Severity = Literal["low", "medium", "high"]
+
+DeadLetterReason = Literal[
+    "empty",
+    "too-large",
+    "not-utf8",
+    "malformed-json",
+    "invalid-field",
+    "key-mismatch",
+    "timestamp-out-of-range",
+    "timestamp-in-future",
+    "no-usable-channel",
+]
+
+DEAD_LETTER_REASONS: dict[DeadLetterReason, str] = {
+    "empty": "the record has no value",
+    "too-large": f"the value is longer than {MAX_EVENT_BYTES} bytes",
+    "not-utf8": "the value is not UTF-8 text",
+    "malformed-json": "the value is not one JSON document",
+    "invalid-field": "a field is missing, of the wrong type or not allowed",
+    "key-mismatch": "the Kafka key is not the machine_id",
+    "timestamp-out-of-range": "the timestamp is before 2000 or after 2100",
+    "timestamp-in-future": "the timestamp is further ahead of the record's than max_future",
+    "no-usable-channel": "no channel has a reading within its physical range",
+}
+
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where in Kafka the original record is."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """One feature that made a reading anomalous.
+
+    Attributes:
+        channel: the feature's name; for a window statistic, see ``feature``.
+        value, expected: in ``unit``.
+        deviation: (value - expected) in robust standard deviations of training.
+    """
+
+    channel: str
+    feature: str
+    unit: str
+    value: float
+    expected: float
+    deviation: float
+
+
+class Anomaly(msgspec.Struct, frozen=True):
+    """One reading that the model finds abnormal; key: machine_id.
+
+    Attributes:
+        id: ``topic-partition-offset`` of the event; the same after any replay.
+        anomaly_score: in [-1, 1], lower is worse; anomalous below ``threshold``.
+        confidence: share of training readings that scored higher (less abnormal).
+        timestamp: the event's own time, RFC 3339 UTC.
+        reason: the causes in one readable sentence.
+        values: the readings that were used, by channel; null where missing or masked.
+        categories: categorical channels of the event.
+    """
+
+    id: str
+    machine_id: str
+    timestamp: str
+    is_anomaly: bool
+    anomaly_score: float
+    threshold: float
+    confidence: float
+    severity: Severity
+    reason: str
+    causes: list[Cause]
+    values: dict[str, float | None]
+    categories: dict[str, str]
+    model_version: str
+
+
+class LateEvent(msgspec.Struct, frozen=True):
+    """An event older than its machine's watermark; key: machine_id. It was not scored.
+
+    Attributes:
+        lateness_ms: how far behind the watermark it is.
+        watermark: the machine's newest event time minus the grace.
+        payload: the original bytes, base64.
+    """
+
+    machine_id: str
+    timestamp: str
+    watermark: str
+    lateness_ms: float
+    origin: Origin
+    payload: str
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A record that could not be used; key: the original key. It was not scored.
+
+    Attributes:
+        detail: what exactly is wrong, for a person.
+        kafka_timestamp_ms: the record's Kafka timestamp, epoch milliseconds.
+        key: the original key, base64, or null.
+        payload: the original bytes, base64, at most the first 16384 of them.
+        payload_bytes: the original length.
+        payload_sha256: hash of the whole original, also where it was cut.
+    """
+
+    reason: DeadLetterReason
+    detail: str
+    origin: Origin
+    kafka_timestamp_ms: int
+    key: str | None
+    payload: str | None
+    payload_bytes: int
+    payload_sha256: str | None
+
+
+def event_type(spec: ChannelSpec) -> type[msgspec.Struct]:
+    """Build the type of one sensor event for a channel specification.
+
+    Fields: ``machine_id``, ``timestamp`` (RFC 3339 text with an offset, or epoch
+    milliseconds or microseconds; absent: the record's Kafka timestamp), then one
+    optional field a channel. Unknown fields are ignored, so gateways may send more.
+    """
+    fields: list[tuple[str, Any, Any] | tuple[str, Any]] = [
+        ("machine_id", MachineId),
+        ("timestamp", AwareTime | EpochTime | None, None),
+    ]
+    for channel in spec.channels:
+        value: Any = float if channel.kind == "continuous" else Literal[channel.values]
+        fields.append((channel.name, value | None, None))
+    return msgspec.defstruct("SensorEvent", fields, gc=False, frozen=True)
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Serialise a message to JSON; the same message always gives the same bytes."""
+    return _ENCODER.encode(message)
+
+
+def format_time_us(time_us: int) -> str:
+    """Write epoch microseconds as RFC 3339 UTC, such as ``2026-01-31T06:00:00.250000Z``."""
+    moment = _EPOCH + timedelta(microseconds=int(time_us))
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def dead_letter(
+    reason: DeadLetterReason,
+    detail: str,
+    origin: Origin,
+    kafka_timestamp_ms: int,
+    key: bytes | None,
+    payload: bytes | None,
+) -> DeadLetter:
+    """Wrap an unusable record, keeping at most ``MAX_PAYLOAD_BYTES`` of its value."""
+    return DeadLetter(
+        reason=reason,
+        detail=detail,
+        origin=origin,
+        kafka_timestamp_ms=kafka_timestamp_ms,
+        key=None if key is None else _base64(key[:MAX_PAYLOAD_BYTES]),
+        payload=None if payload is None else _base64(payload[:MAX_PAYLOAD_BYTES]),
+        payload_bytes=0 if payload is None else len(payload),
+        payload_sha256=None if payload is None else hashlib.sha256(payload).hexdigest(),
+    )
+
+
+def late_event(
+    machine_id: str, time_us: int, watermark_us: int, origin: Origin, payload: bytes
+) -> LateEvent:
+    """Wrap an event that came after its machine's watermark had passed it."""
+    return LateEvent(
+        machine_id=machine_id,
+        timestamp=format_time_us(time_us),
+        watermark=format_time_us(watermark_us),
+        lateness_ms=(watermark_us - time_us) / 1000,
+        origin=origin,
+        payload=_base64(payload),
+    )
+
+
+def reason_sentence(causes: Iterable[Cause]) -> str:
+    """Put causes into one sentence with values a technician can compare with a gauge."""
+    parts = []
+    for cause in causes:
+        side = "above" if cause.deviation > 0 else "below"
+        unit = f" {cause.unit}" if cause.unit else ""
+        parts.append(
+            f"{cause.feature} {cause.value:.4g}{unit} is {abs(cause.deviation):.1f} sd {side} "
+            f"the expected {cause.expected:.4g}{unit}"
+        )
+    return "; ".join(parts) or "an unusual combination of readings, each within its usual range"
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,163 @@
+"""Finding, checking and opening model bundles.
+
+A bundle is a folder ``models/<name>/<version>/`` with ``model.onnx`` and
+``model.toml``. Nothing in it is used before every check of ``manifest.py`` and
+``verify.py`` has passed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from worker.core.channels import ChannelSpec
+from worker.core.errors import BundleError
+from worker.core.scoring import Scoring
+from worker.models.manifest import MODEL_NAME, Manifest, read_manifest, versions_in
+from worker.models.verify import (
+    check_golden,
+    check_metadata,
+    check_signature,
+    open_session,
+    read_model,
+)
+
+_REFERENCE = re.compile(r"(?P<name>[a-z][a-z0-9-]*)(/(?P<version>\d+(\.\d+){0,3}))?")
+
+
+class OnnxModel:
+    """A :data:`worker.core.scoring.Model` on an onnxruntime session."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+        self._input = session.get_inputs()[0].name
+        self._outputs = [session.get_outputs()[0].name]
+
+    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score rows of features.
+
+        Args:
+            features: (n, F) float32, n >= 0.
+
+        Returns:
+            (n,) float32, lower is worse.
+        """
+        scores: NDArray[np.float32] = self._session.run(self._outputs, {self._input: features})[0]
+        return scores.reshape(-1)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified model with all that scoring needs.
+
+    Attributes:
+        name, version: as in ``models/<name>/<version>``; the name is the spec's.
+        model: features (n, F) float32 to scores (n,) float32.
+        framework: what runs the model, such as ``onnxruntime 1.32.0``.
+        path: folder that it was loaded from.
+    """
+
+    name: str
+    version: str
+    spec: ChannelSpec
+    scoring: Scoring
+    model: OnnxModel
+    manifest: Manifest
+    framework: str
+    path: Path
+
+    @property
+    def model_version(self) -> str:
+        """``name/version``, as anomalies carry it."""
+        return self.scoring.version
+
+    @property
+    def metadata(self) -> dict[str, str | float]:
+        """Author, description, training date and contamination."""
+        meta = self.manifest.metadata
+        return {
+            "author": meta.author,
+            "description": meta.description,
+            "training_date": meta.training_date,
+            "contamination": meta.contamination,
+        }
+
+
+def find_bundle(reference: str, models_dir: Path) -> Path:
+    """Resolve ``name``, ``name/version`` or a path to a bundle's folder.
+
+    A name alone means its newest version; versions are compared number by
+    number, so 1.10.0 is newer than 1.9.0. Names are looked up in ``models_dir``
+    first, then the reference is taken as a path.
+
+    Raises:
+        BundleError: nothing is there; lists what could be meant.
+    """
+    match = _REFERENCE.fullmatch(reference)
+    if match:
+        folder = models_dir / match["name"]
+        known = versions_in(folder)
+        if match["version"] in known:
+            return folder / str(match["version"])
+        if known and match["version"] is None:
+            return folder / known[-1]
+        if known:
+            raise BundleError(
+                f"bundle {reference!r} does not exist; versions of {match['name']} in "
+                f"{models_dir} are {', '.join(known)}."
+            )
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return path / known[-1] if (known := versions_in(path)) else path
+    names = sorted(p.name for p in models_dir.glob("*") if versions_in(p))
+    raise BundleError(
+        f"bundle {reference!r} does not exist; write one of the bundles in {models_dir} "
+        f"({', '.join(names) or 'there are none'}), name/version, or the path of a bundle folder."
+    )
+
+
+def load_bundle(
+    reference: str | os.PathLike[str], models_dir: Path, *, threads: int | None = None
+) -> Bundle:
+    """Find, verify and open a bundle.
+
+    Args:
+        reference: ``name`` (newest version), ``name/version`` or a folder's path.
+        models_dir: folder with ``<name>/<version>/`` folders.
+        threads: onnxruntime threads for one call; None: one a core.
+
+    Raises:
+        BundleError: it does not exist or fails a check; one sentence says which
+            and what to do.
+    """
+    folder = find_bundle(os.fspath(reference), models_dir)
+    manifest, spec = read_manifest(folder)
+    path = folder / MODEL_NAME
+    session = open_session(read_model(folder, manifest), path, threads or os.cpu_count() or 1)
+    check_signature(session, len(manifest.feature), path)
+    check_metadata(session, manifest, path)
+    model = OnnxModel(session)
+    check_golden(model, manifest, path)
+    scoring = Scoring(
+        version=f"{spec.name}/{manifest.version}",
+        threshold=manifest.threshold,
+        expected=np.array([f.expected for f in manifest.feature]),
+        spread=np.array([f.spread for f in manifest.feature]),
+        score_quantiles=np.array(manifest.score_quantiles),
+    )
+    return Bundle(
+        name=spec.name,
+        version=manifest.version,
+        spec=spec,
+        scoring=scoring,
+        model=model,
+        manifest=manifest,
+        framework=f"onnxruntime {ort.__version__}",
+        path=folder,
+    )

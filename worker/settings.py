@@ -1,0 +1,497 @@
+"""Settings: their sections, defaults, limits, and where each value came from.
+
+Sources, the later winning: defaults, ``driftdetector.toml``, ``DRIFTDETECTOR_*``
+environment variables, options of the command line. Nothing here is global:
+callers pass the environment in, so two configurations can live in one process.
+Every key is explained in ``docs/settings.md``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from worker.core.errors import ConfigError
+
+CONFIG_FILE = "driftdetector.toml"
+ENV_PREFIX = "DRIFTDETECTOR_"
+OTHER_VARIABLES = frozenset({"DRIFTDETECTOR_CONFIG", "DRIFTDETECTOR_DATA"})
+"""Variables with our prefix that are not settings: the file to read, and data sets for tests."""
+
+MASK = "**********"
+_SECRET_KEY = re.compile(r"(password|passphrase|secret|token|key\.pem)(?!.*\.url$)")
+_BROKER = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:(\d{1,5}))?$")
+_KAFKA_NAME = re.compile(r"^[A-Za-z0-9._-]+$")
+# Kubernetes sets these in every pod beside a Service whose name starts with "driftdetector".
+_SERVICE_LINK = re.compile(
+    r"^DRIFTDETECTOR_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
+    r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$"
+)
+
+# What the transport decides itself: another value would break exactly-once or the hand-over.
+TRANSPORT_KEYS = frozenset(
+    {
+        "auto.offset.reset",
+        "bootstrap.servers",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "enable.idempotence",
+        "enable.partition.eof",
+        "group.id",
+        "group.instance.id",
+        "group.protocol",
+        "group.remote.assignor",
+        "isolation.level",
+        "metadata.broker.list",
+        "partition.assignment.strategy",
+        "transactional.id",
+    }
+)
+_USE_BROKERS = "the addresses have their own key; write kafka.brokers instead"
+_TRANSPORT_DECIDES = "DriftDetector decides this itself, exactly-once depends on it; remove it"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class KafkaSettings(_Section):
+    """How to reach the cluster.
+
+    Attributes:
+        client: further librdkafka settings (TLS, SASL, tuning); secrets are
+            :class:`SecretStr`, so no print or log can show them.
+    """
+
+    brokers: str = "localhost:9092"
+    client: dict[str, str | SecretStr] = Field(default_factory=dict)
+
+    @field_validator("brokers")
+    @classmethod
+    def _check_brokers(cls, value: str) -> str:
+        for broker in value.split(","):
+            match = _BROKER.match(broker.strip())
+            if not match or (match[3] and not 0 < int(match[3]) < 65536):
+                raise ValueError(
+                    f"{broker.strip()!r} is not an address; write HOST:PORT, several separated "
+                    'by commas, such as "kafka-1:9092,kafka-2:9092"'
+                )
+        return ",".join(broker.strip() for broker in value.split(","))
+
+    @field_validator("client", mode="before")
+    @classmethod
+    def _flatten_client(cls, value: Any) -> Any:
+        # TOML reads an unquoted `security.protocol = "SSL"` as nested tables.
+        if not isinstance(value, Mapping):
+            return value
+        return {key: _client_value(item) for key, item in _flatten(value)}
+
+    @field_validator("client")
+    @classmethod
+    def _check_client(cls, value: dict[str, str | SecretStr]) -> dict[str, str | SecretStr]:
+        for key in value:
+            if key in ("bootstrap.servers", "metadata.broker.list"):
+                raise PydanticCustomError("client_key", _USE_BROKERS, {"client_key": key})
+            if key in TRANSPORT_KEYS:
+                raise PydanticCustomError("client_key", _TRANSPORT_DECIDES, {"client_key": key})
+        return {
+            key: SecretStr(item) if isinstance(item, str) and is_secret(key) else item
+            for key, item in value.items()
+        }
+
+
+class TopicSettings(_Section):
+    """Names of the topics in the cluster."""
+
+    sensor_events: str = "sensor-events"
+    anomalies: str = "anomalies"
+    late_events: str = "late-events"
+    dead_letters: str = "dead-letters"
+
+    @field_validator("*")
+    @classmethod
+    def _check_name(cls, value: str, info: ValidationInfo) -> str:
+        _check_kafka_name(value)
+        for other, name in info.data.items():
+            if name == value:
+                raise ValueError(f"{value!r} is also topics.{other}; give each its own topic")
+        return value
+
+
+class WorkerSettings(_Section):
+    """The scoring worker.
+
+    Attributes:
+        app_id: consumer group, and prefix of the changelog topic and transactional ids.
+        instance_id: which replica this is; must stay the same over its restarts.
+        commit_interval_ms: how often state, outputs and offsets are committed together.
+        bundle: name (newest version), name/version, or path of a bundle folder.
+        inference_threads: threads of the ONNX session.
+    """
+
+    app_id: Annotated[str, StringConstraints(max_length=200)] = "driftdetector"
+    instance_id: Annotated[str, StringConstraints(max_length=200)] = Field(
+        default_factory=lambda: _host_name()
+    )
+    processing_guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    commit_interval_ms: int = Field(250, ge=10, le=60_000)
+    bundle: Annotated[str, StringConstraints(min_length=1)] = "machine-health"
+    inference_threads: int = Field(
+        default_factory=lambda: min(256, len(os.sched_getaffinity(0))), ge=1, le=256
+    )
+
+    @field_validator("app_id", "instance_id")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        return _check_kafka_name(value)
+
+
+class HttpSettings(_Section):
+    """The worker's own port, for ``/health`` and ``/metrics``.
+
+    Attributes:
+        port: 0 takes any free port.
+        token: bearer token; needed as soon as other machines can reach the port.
+    """
+
+    host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65_535)
+    token: SecretStr | None = None
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        host = info.data.get("host", "127.0.0.1")
+        if value is None and not is_loopback(host):
+            raise ValueError(
+                f"a token is required because other machines can reach http.host {host!r}; set "
+                "DRIFTDETECTOR_HTTP__TOKEN to a long random text, or http.host to 127.0.0.1"
+            )
+        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+            raise ValueError("the token must be printable ASCII without spaces; write another")
+        return value
+
+
+class LogSettings(_Section):
+    """What the processes log to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(BaseSettings):
+    """All settings; see :func:`load_settings`. Constructed directly, it reads no source."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__"
+    )
+
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    topics: TopicSettings = Field(default_factory=TopicSettings)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # load_settings merges the sources itself, to know each value's origin.
+        return (init_settings,)
+
+    @property
+    def changelog_topic(self) -> str:
+        """Name of the compacted topic that machine state recovers from."""
+        return f"{self.worker.app_id}-machine-state-changelog"
+
+
+@dataclass(frozen=True)
+class SettingValue:
+    """One setting as shown to a person.
+
+    Attributes:
+        key: dotted, such as ``kafka.brokers``.
+        value: a JSON value; secrets are already masked.
+        origin: ``default``, a file's path, an environment variable, or ``command line``.
+    """
+
+    key: str
+    value: str | int | None
+    origin: str
+
+
+def load_settings(
+    config_file: Path | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Merge all sources and validate them.
+
+    Args:
+        config_file: the TOML file; None: the one that ``DRIFTDETECTOR_CONFIG`` names,
+            or ``driftdetector.toml`` in the working directory where there is one.
+        environ: usually ``os.environ``; an empty variable counts as not set.
+        overrides: dotted keys, such as ``{"kafka.brokers": "localhost:9092"}``.
+
+    Raises:
+        ConfigError: one sentence that names the key and where its value came from,
+            what is wrong with it and what to write.
+    """
+    return settings_with_origin(config_file, environ, overrides)[0]
+
+
+def settings_with_origin(
+    config_file: Path | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Settings, list[SettingValue]]:
+    """Like :func:`load_settings`, and each value with its origin, in order of the sections."""
+    merged: dict[str, tuple[Any, str]] = {}
+    path = _find_file(config_file, environ)
+    if path is not None:
+        merged |= {key: (value, str(path)) for key, value in _read_file(path)}
+    merged |= {key: (value, variable_name(key)) for key, value in _read_environment(environ)}
+    merged |= {key: (value, "command line") for key, value in (overrides or {}).items()}
+    for key, (_, origin) in merged.items():
+        _check_known(key, origin)
+    try:
+        settings = Settings(**_nest({key: value for key, (value, _) in merged.items()}))
+    except ValidationError as error:
+        origins = {key: origin for key, (_, origin) in merged.items()}
+        raise ConfigError(_sentence(error.errors(), origins)) from None
+    values = [
+        SettingValue(key, value, merged[key][1] if key in merged else "default")
+        for key, value in _shown(settings)
+    ]
+    return settings, values
+
+
+def setting_keys() -> list[str]:
+    """Every key in order, dotted."""
+    return [
+        f"{section}.{key}"
+        for section, field in Settings.model_fields.items()
+        for key in _fields_of(field.annotation)
+    ]
+
+
+def variable_name(key: str) -> str:
+    """The environment variable of a key: ``kafka.brokers`` -> ``DRIFTDETECTOR_KAFKA__BROKERS``."""
+    return ENV_PREFIX + "__".join(key.split(".")[:2]).upper()
+
+
+def is_secret(key: str) -> bool:
+    """Whether the value of ``key`` must not be shown: passwords, tokens, private keys."""
+    return bool(_SECRET_KEY.search(key))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to ``host``."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _EnvironmentSource(EnvSettingsSource):
+    """pydantic-settings' environment source, on a mapping that is passed in."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(Settings, env_ignore_empty=True)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._environ.items()}
+
+
+def _find_file(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    named_by = "--config"
+    if config_file is None and environ.get("DRIFTDETECTOR_CONFIG"):
+        config_file, named_by = Path(environ["DRIFTDETECTOR_CONFIG"]), "DRIFTDETECTOR_CONFIG"
+    if config_file is None:
+        return Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None
+    if not config_file.is_file():
+        raise ConfigError(
+            f"{named_by}: there is no file {str(config_file)!r}; write the path of a TOML file."
+        )
+    return config_file
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        data = TomlConfigSettingsSource(Settings, path)()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}.") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
+    return _flatten(data)
+
+
+def _read_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    known = {variable_name(key) for key in setting_keys()}
+    ours: dict[str, str] = {}
+    for name, value in environ.items():
+        upper = name.upper()
+        if not upper.startswith(ENV_PREFIX) or not value:
+            continue
+        if upper in known:
+            ours[upper] = value
+        elif upper not in OTHER_VARIABLES and not _is_service_link(upper, value):
+            hint = _did_you_mean(upper, known)
+            raise ConfigError(f"{name}: no setting has this environment variable; {hint}")
+    try:
+        return _flatten(_EnvironmentSource(ours)())
+    except SettingsError as error:
+        raise ConfigError(
+            f"{variable_name('kafka.client')}: not a JSON object; write for example "
+            '\'{"security.protocol": "SSL"}\'.'
+        ) from error
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    if name.endswith("PORT") and value.startswith(("tcp://", "udp://", "sctp://")):
+        return True
+    return bool(_SERVICE_LINK.match(name))
+
+
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, name, *rest = key.split(".", 2)
+        table = nested.setdefault(section, {})
+        if rest:
+            table = table.setdefault(name, {})
+        table[rest[0] if rest else name] = value
+    return nested
+
+
+def _check_known(key: str, origin: str) -> None:
+    known = setting_keys()
+    if key in known and key != "kafka.client":
+        return
+    if key == "kafka.client":
+        raise ConfigError(f'{key} ({origin}): not a table; write {{"security.protocol" = "SSL"}}.')
+    if key in Settings.model_fields:
+        raise ConfigError(f"{key} ({origin}): this is a section; write [{key}] and its keys below.")
+    if not key.startswith("kafka.client."):
+        raise ConfigError(f"{key} ({origin}): there is no such key; {_did_you_mean(key, known)}")
+
+
+def _did_you_mean(word: str, known: list[str] | set[str]) -> str:
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else "docs/settings.md lists every key."
+
+
+def _client_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _check_kafka_name(value: str) -> str:
+    if not _KAFKA_NAME.match(value) or len(value) > 249 or value in (".", ".."):
+        raise ValueError(
+            f"{value!r} is not a name that Kafka allows; write 1 to 249 letters, digits, "
+            "dots, hyphens or underscores"
+        )
+    return value
+
+
+def _host_name() -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:200] or "0"
+
+
+def _fields_of(section: Any) -> list[str]:
+    return list(section.model_fields)
+
+
+def _shown(settings: Settings) -> Iterator[tuple[str, str | int | None]]:
+    for key in setting_keys():
+        section, name = key.split(".")
+        value = getattr(getattr(settings, section), name)
+        if isinstance(value, dict):
+            for client_key, item in value.items():
+                yield f"{key}.{client_key}", MASK if isinstance(item, SecretStr) else item
+        else:
+            yield key, MASK if isinstance(value, SecretStr) else value
+
+
+def _sentence(errors: list[ErrorDetails], origins: Mapping[str, str]) -> str:
+    keys = [_key_of(error) for error in errors]
+    key = keys[0]
+    origin = f" ({origins[key]})" if key in origins else ""
+    more = sorted(set(keys) - {key})
+    also = f" (also wrong: {', '.join(more)})" if more else ""
+    return f"{key}{origin}: {_problem(key, errors[0])}{also}."
+
+
+def _key_of(error: ErrorDetails) -> str:
+    # Below kafka.client, pydantic adds the tried type to the location; above, nothing.
+    section, name, *rest = map(str, error["loc"])
+    client_key = error.get("ctx", {}).get("client_key") or (rest[0] if rest else None)
+    return f"{section}.{name}.{client_key}" if client_key else f"{section}.{name}"
+
+
+def _problem(key: str, error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    given = "the value" if is_secret(key) else repr(error["input"])
+    match error["type"]:
+        case "value_error":
+            return str(context["error"])
+        case "client_key":
+            return error["msg"]
+        case "literal_error":
+            return f"{given} is not possible; write {context['expected'].replace(chr(39), chr(34))}"
+        case "int_parsing" | "int_type" | "int_from_float":
+            return f"{given} is not a whole number; write one without quotes"
+        case "greater_than_equal":
+            return f"{given} is too small; write at least {context['ge']}"
+        case "less_than_equal":
+            return f"{given} is too large; write at most {context['le']}"
+        case "string_too_short":
+            return "the text is empty; write one, or remove the key"
+        case "string_too_long":
+            return f"the text is too long; write at most {context['max_length']} characters"
+        case _:
+            return f"{given} is not text; write it in quotes"

@@ -1,0 +1,1 @@
+"""Training of bundles: from readings to ``model.onnx`` and ``model.toml``."""
