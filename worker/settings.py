@@ -146,6 +146,10 @@ class TopicSettings(_Section):
         return value
 
 
+def _host_name() -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:200] or "0"
+
+
 class WorkerSettings(_Section):
     """The scoring worker.
 
@@ -159,7 +163,7 @@ class WorkerSettings(_Section):
 
     app_id: Annotated[str, StringConstraints(max_length=200)] = "driftdetector"
     instance_id: Annotated[str, StringConstraints(max_length=200)] = Field(
-        default_factory=lambda: _host_name()
+        default_factory=_host_name
     )
     processing_guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
     commit_interval_ms: int = Field(250, ge=10, le=60_000)
@@ -436,10 +440,6 @@ def _check_kafka_name(value: str) -> str:
             "dots, hyphens or underscores"
         )
     return value
-
-
-def _host_name() -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:200] or "0"
 
 
 def _fields_of(section: Any) -> list[str]:
