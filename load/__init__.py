@@ -1,0 +1,1 @@
+"""Load and failure tools of the checkout: a local Apache Kafka and the benchmarks."""
