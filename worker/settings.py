@@ -8,12 +8,10 @@ Every key is explained in ``docs/settings.md``.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
 import socket
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,33 +27,26 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from worker.core.errors import ConfigError
-
-CONFIG_FILE = "driftdetector.toml"
-ENV_PREFIX = "DRIFTDETECTOR_"
-OTHER_VARIABLES = frozenset({"DRIFTDETECTOR_CONFIG", "DRIFTDETECTOR_DATA"})
-"""Variables with our prefix that are not settings: the file to read, and data sets for tests."""
-
-MASK = "**********"
-_SECRET_KEY = re.compile(r"(password|passphrase|secret|token|key\.pem)(?!.*\.url$)")
-_BROKER = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:(\d{1,5}))?$")
-_KAFKA_NAME = re.compile(r"^[A-Za-z0-9._-]+$")
-# Kubernetes sets these in every pod beside a Service whose name starts with "driftdetector".
-_SERVICE_LINK = re.compile(
-    r"^DRIFTDETECTOR_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
-    r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$"
+from worker.settings_sources import (
+    ENV_PREFIX,
+    check_known,
+    error_sentence,
+    find_file,
+    flatten,
+    is_secret,
+    nest,
+    read_environment,
+    read_file,
+    variable_name,
 )
 
+MASK = "**********"
+_BROKER = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:(\d{1,5}))?$")
+_KAFKA_NAME = re.compile(r"^[A-Za-z0-9._-]+$")
 # What the transport decides itself: another value would break exactly-once or the hand-over.
 TRANSPORT_KEYS = frozenset(
     {
@@ -108,11 +99,11 @@ class KafkaSettings(_Section):
 
     @field_validator("client", mode="before")
     @classmethod
-    def _flatten_client(cls, value: Any) -> Any:
+    def _flatten_client(cls, value: object) -> object:
         # TOML reads an unquoted `security.protocol = "SSL"` as nested tables.
         if not isinstance(value, Mapping):
             return value
-        return {key: _client_value(item) for key, item in _flatten(value)}
+        return {key: _client_value(item) for key, item in flatten(value)}
 
     @field_validator("client")
     @classmethod
@@ -233,6 +224,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read no source but the constructor's arguments."""
         # load_settings merges the sources itself, to know each value's origin.
         return (init_settings,)
 
@@ -283,19 +275,21 @@ def settings_with_origin(
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[Settings, list[SettingValue]]:
     """Like :func:`load_settings`, and each value with its origin, in order of the sections."""
+    keys = setting_keys()
     merged: dict[str, tuple[Any, str]] = {}
-    path = _find_file(config_file, environ)
+    path = find_file(config_file, environ)
     if path is not None:
-        merged |= {key: (value, str(path)) for key, value in _read_file(path)}
-    merged |= {key: (value, variable_name(key)) for key, value in _read_environment(environ)}
-    merged |= {key: (value, "command line") for key, value in (overrides or {}).items()}
+        merged |= {key: (value, str(path)) for key, value in read_file(Settings, path)}
+    from_environment = read_environment(Settings, keys, environ)
+    merged |= {key: (value, variable_name(key)) for key, value in from_environment}
+    merged |= {key: (value, "command line") for key, value in flatten(overrides or {})}
     for key, (_, origin) in merged.items():
-        _check_known(key, origin)
+        check_known(key, origin, keys)
     try:
-        settings = Settings(**_nest({key: value for key, (value, _) in merged.items()}))
+        settings = Settings(**nest({key: value for key, (value, _) in merged.items()}))
     except ValidationError as error:
         origins = {key: origin for key, (_, origin) in merged.items()}
-        raise ConfigError(_sentence(error.errors(), origins)) from None
+        raise ConfigError(error_sentence(error.errors(), origins)) from None
     values = [
         SettingValue(key, value, merged[key][1] if key in merged else "default")
         for key, value in _shown(settings)
@@ -312,16 +306,6 @@ def setting_keys() -> list[str]:
     ]
 
 
-def variable_name(key: str) -> str:
-    """The environment variable of a key: ``kafka.brokers`` -> ``DRIFTDETECTOR_KAFKA__BROKERS``."""
-    return ENV_PREFIX + "__".join(key.split(".")[:2]).upper()
-
-
-def is_secret(key: str) -> bool:
-    """Whether the value of ``key`` must not be shown: passwords, tokens, private keys."""
-    return bool(_SECRET_KEY.search(key))
-
-
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server bound to ``host``."""
     try:
@@ -330,104 +314,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class _EnvironmentSource(EnvSettingsSource):
-    """pydantic-settings' environment source, on a mapping that is passed in."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(Settings, env_ignore_empty=True)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name.lower(): value for name, value in self._environ.items()}
-
-
-def _find_file(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:
-    named_by = "--config"
-    if config_file is None and environ.get("DRIFTDETECTOR_CONFIG"):
-        config_file, named_by = Path(environ["DRIFTDETECTOR_CONFIG"]), "DRIFTDETECTOR_CONFIG"
-    if config_file is None:
-        return Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None
-    if not config_file.is_file():
-        raise ConfigError(
-            f"{named_by}: there is no file {str(config_file)!r}; write the path of a TOML file."
-        )
-    return config_file
-
-
-def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        data = TomlConfigSettingsSource(Settings, path)()
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}.") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
-    return _flatten(data)
-
-
-def _read_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    known = {variable_name(key) for key in setting_keys()}
-    ours: dict[str, str] = {}
-    for name, value in environ.items():
-        upper = name.upper()
-        if not upper.startswith(ENV_PREFIX) or not value:
-            continue
-        if upper in known:
-            ours[upper] = value
-        elif upper not in OTHER_VARIABLES and not _is_service_link(upper, value):
-            hint = _did_you_mean(upper, known)
-            raise ConfigError(f"{name}: no setting has this environment variable; {hint}")
-    try:
-        return _flatten(_EnvironmentSource(ours)())
-    except SettingsError as error:
-        raise ConfigError(
-            f"{variable_name('kafka.client')}: not a JSON object; write for example "
-            '\'{"security.protocol": "SSL"}\'.'
-        ) from error
-
-
-def _is_service_link(name: str, value: str) -> bool:
-    if name.endswith("PORT") and value.startswith(("tcp://", "udp://", "sctp://")):
-        return True
-    return bool(_SERVICE_LINK.match(name))
-
-
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        section, name, *rest = key.split(".", 2)
-        table = nested.setdefault(section, {})
-        if rest:
-            table = table.setdefault(name, {})
-        table[rest[0] if rest else name] = value
-    return nested
-
-
-def _check_known(key: str, origin: str) -> None:
-    known = setting_keys()
-    if key in known and key != "kafka.client":
-        return
-    if key == "kafka.client":
-        raise ConfigError(f'{key} ({origin}): not a table; write {{"security.protocol" = "SSL"}}.')
-    if key in Settings.model_fields:
-        raise ConfigError(f"{key} ({origin}): this is a section; write [{key}] and its keys below.")
-    if not key.startswith("kafka.client."):
-        raise ConfigError(f"{key} ({origin}): there is no such key; {_did_you_mean(key, known)}")
-
-
-def _did_you_mean(word: str, known: list[str] | set[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else "docs/settings.md lists every key."
-
-
-def _client_value(value: Any) -> Any:
+def _client_value(value: object) -> object:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int | float) else value
@@ -442,8 +329,8 @@ def _check_kafka_name(value: str) -> str:
     return value
 
 
-def _fields_of(section: Any) -> list[str]:
-    return list(section.model_fields)
+def _fields_of(section: type[Any] | None) -> list[str]:
+    return list(section.model_fields) if section else []
 
 
 def _shown(settings: Settings) -> Iterator[tuple[str, str | int | None]]:
@@ -455,43 +342,3 @@ def _shown(settings: Settings) -> Iterator[tuple[str, str | int | None]]:
                 yield f"{key}.{client_key}", MASK if isinstance(item, SecretStr) else item
         else:
             yield key, MASK if isinstance(value, SecretStr) else value
-
-
-def _sentence(errors: list[ErrorDetails], origins: Mapping[str, str]) -> str:
-    keys = [_key_of(error) for error in errors]
-    key = keys[0]
-    origin = f" ({origins[key]})" if key in origins else ""
-    more = sorted(set(keys) - {key})
-    also = f" (also wrong: {', '.join(more)})" if more else ""
-    return f"{key}{origin}: {_problem(key, errors[0])}{also}."
-
-
-def _key_of(error: ErrorDetails) -> str:
-    # Below kafka.client, pydantic adds the tried type to the location; above, nothing.
-    section, name, *rest = map(str, error["loc"])
-    client_key = error.get("ctx", {}).get("client_key") or (rest[0] if rest else None)
-    return f"{section}.{name}.{client_key}" if client_key else f"{section}.{name}"
-
-
-def _problem(key: str, error: ErrorDetails) -> str:
-    context = error.get("ctx", {})
-    given = "the value" if is_secret(key) else repr(error["input"])
-    match error["type"]:
-        case "value_error":
-            return str(context["error"])
-        case "client_key":
-            return error["msg"]
-        case "literal_error":
-            return f"{given} is not possible; write {context['expected'].replace(chr(39), chr(34))}"
-        case "int_parsing" | "int_type" | "int_from_float":
-            return f"{given} is not a whole number; write one without quotes"
-        case "greater_than_equal":
-            return f"{given} is too small; write at least {context['ge']}"
-        case "less_than_equal":
-            return f"{given} is too large; write at most {context['le']}"
-        case "string_too_short":
-            return "the text is empty; write one, or remove the key"
-        case "string_too_long":
-            return f"the text is too long; write at most {context['max_length']} characters"
-        case _:
-            return f"{given} is not text; write it in quotes"

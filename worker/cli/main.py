@@ -72,7 +72,7 @@ def _global_options(
             help="Settings file. Default: DRIFTDETECTOR_CONFIG, else ./driftdetector.toml if any.",
         ),
     ] = None,
-    version: Annotated[  # noqa: ARG001 (acts in its callback)
+    version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."

@@ -1,0 +1,99 @@
+"""From settings to librdkafka's configuration, and clients that do not print without end.
+
+A librdkafka client whose broker is away reports it several times a second, on
+stderr unless it is given a logger. Every client of DriftDetector is configured
+here, so its reports go to the logger ``driftdetector.kafka``, each at most twice a minute.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+from pydantic import SecretStr
+
+from worker.core.errors import ConfigError
+from worker.settings import KafkaSettings
+
+LOGGER_NAME = "driftdetector.kafka"
+REPEAT_AFTER_S = 30.0
+
+Client = TypeVar("Client")
+
+
+def client_config(kafka: KafkaSettings, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The configuration of one client: brokers, the person's own settings, then ``extra``.
+
+    Secrets are in plain text in it: never log it.
+    """
+    values = {
+        key: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for key, value in kafka.client.items()
+    }
+    logger = kafka_logger()
+    return {
+        **values,
+        "bootstrap.servers": kafka.brokers,
+        "logger": logger,
+        "error_cb": lambda error: _report(logger, error),
+        **(extra or {}),
+    }
+
+
+def create_client(
+    make: Callable[[dict[str, Any]], Client],
+    kafka: KafkaSettings,
+    extra: Mapping[str, Any] | None = None,
+) -> Client:
+    """Make a ``Consumer``, ``Producer`` or ``AdminClient``; it connects in the background.
+
+    Raises:
+        ConfigError: librdkafka refuses a setting of ``kafka.client``.
+    """
+    try:
+        return make(client_config(kafka, extra))
+    except KafkaException as error:
+        raise ConfigError(
+            f"kafka.client: librdkafka refuses it: {describe(error)}; correct or remove that key."
+        ) from error
+
+
+def describe(error: KafkaException | KafkaError) -> str:
+    """An error of librdkafka in its own words, without its codes."""
+    inner = error.args[0] if isinstance(error, KafkaException) and error.args else error
+    text = inner.str() if isinstance(inner, KafkaError) else str(inner)
+    return text.rstrip(".")
+
+
+def kafka_logger() -> logging.Logger:
+    """The logger of all clients; silent until the program configures logging."""
+    logger = logging.getLogger(LOGGER_NAME)
+    if not any(isinstance(known, _RepeatFilter) for known in logger.filters):
+        logger.addFilter(_RepeatFilter())
+        logger.addHandler(logging.NullHandler())
+    return logger
+
+
+class _RepeatFilter(logging.Filter):
+    """Passes a message again only after ``REPEAT_AFTER_S``, whatever its numbers are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = re.sub(r"\d+", "0", record.getMessage())
+        last_s = self._passed_s.get(text)
+        if last_s is not None and record.created - last_s < REPEAT_AFTER_S:
+            return False
+        if len(self._passed_s) > 1000:
+            self._passed_s.clear()
+        self._passed_s[text] = record.created
+        return True
+
+
+def _report(logger: logging.Logger, error: KafkaError) -> None:
+    logger.log(logging.ERROR if error.fatal() else logging.WARNING, "%s", describe(error))
