@@ -1,4 +1,4 @@
-"""Where topics/, schemas/ and models/ are: inside the installed package, or beside it in a checkout.
+"""Where topics/, schemas/ and models/ are: in the installed package, or beside it.
 
 They travel in the wheel as ``worker/_assets/<folder>``, because other distributions
 own their names at the top level.

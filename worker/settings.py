@@ -299,11 +299,7 @@ def settings_with_origin(
 
 def setting_keys() -> list[str]:
     """Every key in order, dotted."""
-    return [
-        f"{section}.{key}"
-        for section, field in Settings.model_fields.items()
-        for key in _fields_of(field.annotation)
-    ]
+    return [f"{section}.{key}" for section, values in Settings() for key, _ in values]
 
 
 def is_loopback(host: str) -> bool:
@@ -327,10 +323,6 @@ def _check_kafka_name(value: str) -> str:
             "dots, hyphens or underscores"
         )
     return value
-
-
-def _fields_of(section: type[Any] | None) -> list[str]:
-    return list(section.model_fields) if section else []
 
 
 def _shown(settings: Settings) -> Iterator[tuple[str, str | int | None]]:
