@@ -13,9 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stub hides them
+    AdminClient,
+    ClusterMetadata,
+)
 from pydantic import SecretStr
 
-from worker.core.errors import ConfigError
+from worker.core.errors import BrokerError, ConfigError
 from worker.settings import KafkaSettings
 
 LOGGER_NAME = "driftdetector.kafka"
@@ -58,6 +62,31 @@ def create_client(
     except KafkaException as error:
         raise ConfigError(
             f"kafka.client: librdkafka refuses it: {describe(error)}; correct or remove that key."
+        ) from error
+
+
+def connect(kafka: KafkaSettings, timeout_s: float) -> tuple[AdminClient, ClusterMetadata]:
+    """Make an admin client and fetch the cluster's metadata.
+
+    Args:
+        kafka: how to reach it.
+        timeout_s: how long to keep trying; a broker that is starting gets this time.
+
+    Raises:
+        BrokerError: no broker answered in time.
+        ConfigError: librdkafka refuses a setting of ``kafka.client``.
+    """
+    causes: list[str] = []
+    report = {"error_cb": lambda error: causes.append(describe(error))}
+    admin = create_client(AdminClient, kafka, report)
+    try:
+        return admin, admin.list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        admin.poll(0)  # delivers what the connection threads reported
+        cause = next((text for text in causes if "brokers are down" not in text), describe(error))
+        raise BrokerError(
+            f"kafka.brokers: no broker answers at {kafka.brokers} within {timeout_s:g} s "
+            f"({cause}); start Kafka, or set DRIFTDETECTOR_KAFKA__BROKERS to where it is."
         ) from error
 
 

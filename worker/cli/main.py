@@ -15,6 +15,7 @@ from worker.core.errors import DriftDetectorError
 
 COMMAND_MODULES = (
     "worker.cli.config",
+    "worker.cli.topics",
     "worker.cli.health",
 )
 """Modules with ``register(app)``, in the order in which ``--help`` lists their commands."""
