@@ -19,7 +19,7 @@ from worker.core.errors import BundleError, ConfigError
 
 MANIFEST_NAME = "model.toml"
 MODEL_NAME = "model.onnx"
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 _VERSION = re.compile(r"\d+(\.\d+){0,3}")
 

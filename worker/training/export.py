@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -67,7 +68,11 @@ def to_onnx(forest: IsolationForest, metadata: Mapping[str, str]) -> bytes:
     graph = helper.make_graph(
         nodes,
         "isolation_forest",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", forest.n_features_in_])],
+        [
+            helper.make_tensor_value_info(
+                "features", TensorProto.FLOAT, ["N", forest.n_features_in_]
+            )
+        ],
         [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N", 1])],
         [helper.make_tensor("scale", TensorProto.FLOAT, [], [scale])],
     )
@@ -91,9 +96,9 @@ def path_length(samples: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(n <= 1.0, 0.0, np.where(n == 2.0, 1.0, c))
 
 
-def _tree_attributes(forest: IsolationForest) -> tuple[dict[str, list[object]], float]:
+def _tree_attributes(forest: IsolationForest) -> tuple[dict[str, Any], float]:
     """Attributes of TreeEnsembleRegressor, and the largest sum of leaf weights possible."""
-    columns: dict[str, list[object]] = {
+    columns: dict[str, Any] = {
         name: []
         for name in (
             "nodes_treeids",

@@ -1,0 +1,259 @@
+"""Training of a bundle: readings to features, isolation forest, scoring and files.
+
+Owns what is learned and how. Features come from the same window code that the
+worker runs; the ONNX graph from ``export.py``; the layout from ``manifest.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+from sklearn.ensemble import IsolationForest
+
+from worker.core.channels import ChannelSpec
+from worker.core.errors import BundleError, ConfigError
+from worker.core.features import features_of, to_model_input
+from worker.core.messages import format_time_us
+from worker.models.bundle import OnnxModel, load_bundle
+from worker.models.manifest import (
+    FORMAT,
+    MANIFEST_NAME,
+    MODEL_NAME,
+    Feature,
+    Golden,
+    Manifest,
+    Metadata,
+    TrainingData,
+    versions_in,
+)
+from worker.models.verify import metadata_props, open_session
+from worker.training.export import to_onnx
+from worker.training.readings import TrainingReadings
+
+TREES = 100
+MAX_SAMPLES = 256
+CONTAMINATION = 0.002
+QUANTILES = 1001
+GOLDEN_ROWS = 8
+PARITY_ROWS = 20_000
+PARITY_RTOL = 1e-5
+MIN_ROWS = 1000
+BATCH_ROWS = 50_000
+AUTHOR = "DriftDetector"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What was written and the figures to judge it by.
+
+    Attributes:
+        path: the new bundle's folder.
+        flagged_share: share of training readings below the threshold.
+        parity: largest relative difference from scikit-learn's scores.
+    """
+
+    path: Path
+    rows: int
+    machines: int
+    features: int
+    threshold: float
+    flagged_share: float
+    parity: float
+    model_bytes: int
+
+
+def train(
+    spec: ChannelSpec,
+    readings: TrainingReadings,
+    out: Path,
+    *,
+    training_date: str,
+    version: str | None = None,
+    contamination: float = CONTAMINATION,
+    seed: int = 7,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> TrainingResult:
+    """Train a bundle and write it to ``out/<version>/``; same arguments, same bytes.
+
+    Args:
+        readings: ordinary work; faults in them would be learned as ordinary.
+        out: folder of the bundle's versions.
+        training_date: UTC, ``YYYY-MM-DD``.
+        version: default: the next minor version, ``1.0.0`` at first.
+        contamination: share of the training readings to flag.
+        on_progress: called with the share that is done.
+
+    Raises:
+        ConfigError: too few readings, a channel without any, or the version exists.
+        BundleError: the exported model does not score as scikit-learn does.
+    """
+    version = version or next_version(versions_in(out))
+    target = out / version
+    if target.exists():
+        raise ConfigError(f"--version: {target} exists already; choose another or remove it.")
+    features = _features(spec, readings)
+    inputs = to_model_input(features)
+    on_progress(0.1)
+    forest = IsolationForest(n_estimators=TREES, max_samples=MAX_SAMPLES, random_state=seed)
+    forest.fit(inputs)
+    on_progress(0.3)
+    scores = _score(to_onnx(forest, {}), inputs, lambda share: on_progress(0.3 + 0.6 * share))
+    parity = _parity(forest, inputs, scores)
+    threshold = round(float(np.quantile(scores, contamination)), 6)
+
+    manifest = Manifest(
+        format=FORMAT,
+        version=version,
+        sha256="0" * 64,
+        threshold=threshold,
+        score_quantiles=np.quantile(scores, np.linspace(0, 1, QUANTILES)).round(6).tolist(),
+        metadata=Metadata(
+            author=AUTHOR,
+            description=f"Isolation forest of {TREES} trees for {spec.name}",
+            training_date=training_date,
+            contamination=contamination,
+        ),
+        training=TrainingData(
+            source=readings.source,
+            rows=len(inputs),
+            machines=len(set(readings.machine_ids)),
+            start=format_time_us(int(readings.times_us.min())),
+            end=format_time_us(int(readings.times_us.max())),
+            seed=seed,
+        ),
+        spec=spec.to_dict(),
+        feature=_learned_features(spec, features),
+        golden=_golden(inputs, scores),
+    )
+    content = to_onnx(forest, metadata_props(manifest))
+    digest = hashlib.sha256(content).hexdigest()
+    write_bundle(target, content, msgspec.structs.replace(manifest, sha256=digest))
+    on_progress(1.0)
+    return TrainingResult(
+        path=target,
+        rows=len(inputs),
+        machines=manifest.training.machines,
+        features=inputs.shape[1],
+        threshold=threshold,
+        flagged_share=float((scores < threshold).mean()),
+        parity=parity,
+        model_bytes=len(content),
+    )
+
+
+def next_version(known: list[str]) -> str:
+    """The next minor version after the newest of ``known``, oldest first."""
+    if not known:
+        return "1.0.0"
+    parts = [*known[-1].split("."), "0"]
+    return f"{parts[0]}.{int(parts[1]) + 1}.0"
+
+
+def write_bundle(target: Path, content: bytes, manifest: Manifest) -> None:
+    """Write a bundle's two files, load them as a worker would, then put them in place.
+
+    Raises:
+        BundleError: a worker would refuse the bundle; nothing is left at ``target``.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
+        new = Path(folder) / "bundle"
+        new.mkdir()
+        (new / MODEL_NAME).write_bytes(content)
+        text = tomli_w.dumps(msgspec.to_builtins(manifest))
+        (new / MANIFEST_NAME).write_text(text, encoding="utf-8")
+        load_bundle(new, target.parent)
+        shutil.move(new, target)
+
+
+def _features(spec: ChannelSpec, readings: TrainingReadings) -> Floats:
+    """Features (n, F) of all rows that are not late; never-seen channels take the median."""
+    features, scored = features_of(spec, readings.machine_ids, readings.times_us, readings.values)
+    features = features[scored]
+    if len(features) < MIN_ROWS:
+        raise ConfigError(
+            f"--data: {len(features)} usable readings are too few to train on; "
+            f"give at least {MIN_ROWS}."
+        )
+    missing = np.isnan(features)
+    for name, column in zip(spec.feature_names, missing.T, strict=True):
+        if column.all():
+            raise ConfigError(
+                f"--data: there is no usable reading for feature {name!r}; give data with all "
+                "channels, or remove the channel from the specification."
+            )
+    if missing.any():
+        features = np.where(missing, np.nanmedian(features, axis=0), features)
+    return features
+
+
+def _score(
+    content: bytes, inputs: NDArray[np.float32], on_progress: Callable[[float], None]
+) -> Floats:
+    """Scores (n,) by the exported graph, which is what a worker compares with the threshold."""
+    model = OnnxModel(open_session(content, Path(MODEL_NAME), threads=1))
+    parts = []
+    for start in range(0, len(inputs), BATCH_ROWS):
+        parts.append(model(inputs[start : start + BATCH_ROWS]))
+        on_progress((start + BATCH_ROWS) / (len(inputs) + BATCH_ROWS))
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _parity(forest: IsolationForest, inputs: NDArray[np.float32], scores: Floats) -> float:
+    rows = np.unique(np.linspace(0, len(inputs) - 1, PARITY_ROWS).astype(np.int64))
+    wanted = forest.score_samples(inputs[rows])
+    worst = float(np.max(np.abs(scores[rows] - wanted) / np.abs(wanted)))
+    if not worst <= PARITY_RTOL:
+        raise BundleError(
+            f"the exported model differs from scikit-learn by {worst:.1e} of the score; "
+            "this combination of onnx, onnxruntime and scikit-learn cannot be used."
+        )
+    return worst
+
+
+def _learned_features(spec: ChannelSpec, features: Floats) -> list[Feature]:
+    """Expected value and spread of each feature.
+
+    The spread is the larger of two robust standard deviations, from the median
+    absolute deviation and from the range of the middle 98 %, because features such as
+    tool wear are far from normal; never zero, for features that never moved.
+    """
+    expected = np.median(features, axis=0)
+    mad = np.median(np.abs(features - expected), axis=0)
+    low, high = np.quantile(features, [0.01, 0.99], axis=0)
+    floor = np.maximum(1e-6 * np.abs(expected), 1e-9)
+    spread = np.maximum.reduce([1.4826 * mad, (high - low) / 4.65, floor])
+    return [
+        Feature(name=name, expected=_short(e), spread=_short(s), unit=unit)
+        for name, unit, e, s in zip(
+            spec.feature_names, spec.feature_units, expected, spread, strict=True
+        )
+    ]
+
+
+def _golden(inputs: NDArray[np.float32], scores: Floats) -> list[Golden]:
+    """Rows evenly spread from the worst to the best score, exact in float32."""
+    order = np.argsort(scores, kind="stable")
+    rows = order[np.linspace(0, len(order) - 1, GOLDEN_ROWS).astype(np.int64)]
+    return [
+        Golden(
+            score=float(str(np.float32(scores[row]))),
+            features=[float(str(value)) for value in inputs[row]],
+        )
+        for row in rows
+    ]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
