@@ -122,7 +122,16 @@ class WindowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_future: str = "5m"
 
 
-class _SpecFile(msgspec.Struct, forbid_unknown_fields=True):
+class SpecFile(msgspec.Struct, forbid_unknown_fields=True):
+    """A channel specification as written in TOML.
+
+    Attributes:
+        name: names the bundles that are trained on these channels.
+        channel: the readings of an event, in the order of the model's inputs.
+        window: over which event times readings are aggregated.
+        derived: further model inputs, each computed from two channels.
+    """
+
     name: SpecName
     channel: list[Channel]
     window: WindowSpec = WindowSpec()
@@ -212,7 +221,7 @@ def parse_spec(text: str, source: str = "channels.toml") -> ChannelSpec:
 def spec_from_dict(data: Mapping[str, Any], source: str = "channels.toml") -> ChannelSpec:
     """Validate an already parsed specification; see :func:`parse_spec`."""
     try:
-        raw = msgspec.convert(data, _SpecFile)
+        raw = msgspec.convert(data, SpecFile)
     except msgspec.ValidationError as error:
         what = str(error).replace("`$.", "`")
         raise ConfigError(f"{source}: {what}; see docs/channels.md for every key.") from error
@@ -251,7 +260,7 @@ def spec_from_dict(data: Mapping[str, Any], source: str = "channels.toml") -> Ch
     return spec
 
 
-def _check_channels(raw: _SpecFile, source: str) -> None:
+def _check_channels(raw: SpecFile, source: str) -> None:
     seen: set[str] = set(RESERVED_NAMES)
     for channel in raw.channel:
         where = f"{source}: channel {channel.name!r}"
@@ -274,7 +283,7 @@ def _check_channels(raw: _SpecFile, source: str) -> None:
         raise ConfigError(f"{source}: channel: at least one continuous channel is needed.")
 
 
-def _check_derived(raw: _SpecFile, source: str) -> None:
+def _check_derived(raw: SpecFile, source: str) -> None:
     continuous = {c.name for c in raw.channel if c.kind == "continuous"}
     taken = RESERVED_NAMES | {c.name for c in raw.channel}
     for derived in raw.derived:
