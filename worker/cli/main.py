@@ -16,6 +16,7 @@ from worker.core.errors import DriftDetectorError
 COMMAND_MODULES = (
     "worker.cli.config",
     "worker.cli.topics",
+    "worker.cli.schemas",
     "worker.cli.health",
 )
 """Modules with ``register(app)``, in the order in which ``--help`` lists their commands."""

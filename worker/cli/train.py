@@ -14,6 +14,7 @@ from rich.table import Table
 
 from worker.core.channels import ChannelSpec, parse_spec
 from worker.core.errors import ConfigError
+from worker.training import CONTAMINATION
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +36,7 @@ def train_command(
     ] = None,
     contamination: Annotated[
         float, typer.Option(min=1e-5, max=0.5, help="Share of the training readings to flag.")
-    ] = 0.002,
+    ] = CONTAMINATION,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 7,
     training_date: Annotated[
         str | None, typer.Option(help="Date to record, YYYY-MM-DD; default: today (UTC).")
