@@ -89,7 +89,8 @@ def produce(
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,
-            "enable.idempotence": True,
+            # Keeps the order; an idempotent producer would first wait a second for its id.
+            "max.in.flight.requests.per.connection": 1,
             "linger.ms": 5,
             "message.max.bytes": 12 * 1024 * 1024,
             "queue.buffering.max.messages": 1_000_000,
