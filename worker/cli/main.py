@@ -14,9 +14,11 @@ from worker.cli.context import Context
 from worker.core.errors import DriftDetectorError
 
 COMMAND_MODULES = (
+    "worker.cli.worker",
     "worker.cli.config",
     "worker.cli.topics",
     "worker.cli.schemas",
+    "worker.cli.doctor",
     "worker.cli.health",
 )
 """Modules with ``register(app)``, in the order in which ``--help`` lists their commands."""
