@@ -15,7 +15,6 @@ RUN python -m venv /opt/build \
 COPY . .
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
     && /opt/driftdetector/bin/pip install --no-deps /tmp/wheel/*.whl \
-    && /opt/driftdetector/bin/python -m compileall -q /opt/driftdetector/lib \
     && /opt/driftdetector/bin/pip uninstall --yes pip setuptools
 
 

@@ -91,6 +91,15 @@ def find_version() -> str:
     raise LocalKafkaMissingError("Apache Kafka's jars are not in build/kafka/libs: make kafka-jars")
 
 
+def free_port() -> int:
+    """Return a port on 127.0.0.1 that nothing listens on and outgoing connections do not get."""
+    for _ in range(200):
+        port = random.choice(PORTS)
+        if _is_free(port):
+            return port
+    raise LocalKafkaError(f"No free port found between {PORTS.start} and {PORTS.stop}.")
+
+
 class LocalKafka:
     """One Apache Kafka process with its data; a context manager that starts and stops it.
 
@@ -149,7 +158,7 @@ class LocalKafka:
         self.data.mkdir(parents=True, exist_ok=True)
         chosen = self._ports
         for attempts_left in (2, 1, 0):
-            self._ports = chosen or (self._wanted_port or _free_port(), _free_port())
+            self._ports = chosen or (self._wanted_port or free_port(), free_port())
             try:
                 self._start_once()
             except LocalKafkaError as error:
@@ -306,14 +315,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _free_port() -> int:
-    for _ in range(200):
-        port = random.choice(PORTS)
-        if _is_free(port):
-            return port
-    raise LocalKafkaError(f"No free port found between {PORTS.start} and {PORTS.stop}.")
 
 
 def _accepts(port: int) -> bool:
