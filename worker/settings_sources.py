@@ -166,8 +166,10 @@ def check_known(key: str, origin: str, known: Collection[str]) -> None:
 
 
 def _did_you_mean(word: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else "docs/settings.md lists every key."
+    # Without the prefix, which would make any two variables look alike.
+    by_rest = {name.removeprefix(ENV_PREFIX): name for name in known}
+    close = difflib.get_close_matches(word.removeprefix(ENV_PREFIX), by_rest, n=1)
+    return f"did you mean {by_rest[close[0]]}?" if close else "docs/settings.md lists every key."
 
 
 def error_sentence(errors: list[ErrorDetails], origins: Mapping[str, str]) -> str:
