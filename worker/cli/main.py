@@ -20,6 +20,8 @@ COMMAND_MODULES = (
     "worker.cli.schemas",
     "worker.cli.doctor",
     "worker.cli.health",
+    "worker.cli.simulate",
+    "worker.cli.train",
 )
 """Modules with ``register(app)``, in the order in which ``--help`` lists their commands."""
 

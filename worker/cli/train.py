@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from worker.core.channels import ChannelSpec, parse_spec
+from worker.cli.channels import read_spec
 from worker.core.errors import ConfigError
 from worker.training import CONTAMINATION
 
@@ -37,7 +37,7 @@ def train_command(
     contamination: Annotated[
         float, typer.Option(min=1e-5, max=0.5, help="Share of the training readings to flag.")
     ] = CONTAMINATION,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 7,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 2026,
     training_date: Annotated[
         str | None, typer.Option(help="Date to record, YYYY-MM-DD; default: today (UTC).")
     ] = None,
@@ -54,7 +54,7 @@ def train_command(
 
     date = training_date or datetime.now(UTC).date().isoformat()
     _check(data, simulate, version, date)
-    spec = _read_spec(channels)
+    spec = read_spec(channels)
     errors = Console(stderr=True)
     readings = read_csv(data, spec) if data else simulate_readings(spec, seed)
     with Progress(console=errors, transient=True) as progress:
@@ -94,12 +94,3 @@ def _check(data: Path | None, simulate: bool, version: str | None, date: str) ->
         datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError as error:
         raise ConfigError(f"--training-date: {date!r} is not a date; write YYYY-MM-DD.") from error
-
-
-def _read_spec(path: Path) -> ChannelSpec:
-    try:
-        return parse_spec(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise ConfigError(f"--channels: {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--channels: {path} is not UTF-8 text.") from error

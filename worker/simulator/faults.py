@@ -120,12 +120,14 @@ class FaultSchedule:
     def between(self, start_us: int, end_us: int) -> list[tuple[int, Fault]]:
         """Faults in force at some time of [start, end), each with its machine's index."""
         self._extend(end_us)
-        return [
-            (m, fault)
-            for m, machine in enumerate(self._machines)
-            for fault in reversed(machine.faults)
-            if fault.start_us < end_us and fault.end_us > start_us
-        ]
+        found = []
+        for m, machine in enumerate(self._machines):
+            for fault in reversed(machine.faults):
+                if fault.end_us <= start_us:
+                    break
+                if fault.start_us < end_us:
+                    found.append((m, fault))
+        return found
 
     def _extend(self, until_us: int) -> None:
         total = self._rates.machine + self._rates.sensor + self._rates.drift
@@ -159,7 +161,7 @@ class FaultSchedule:
         else:
             category, kind = "drift", DRIFT_KIND
             duration *= DRIFT_IN_FAULTS
-            severity *= rng.choice([-1.0, 1.0])
+            severity = severity if rng.random() < 0.5 else -severity
         picked = rng.permutation(len(self._channels))[:hit]
         channels = tuple(self._channels[c] for c in sorted(picked))
         if category == "machine":

@@ -61,6 +61,11 @@ class _Autoregression:
         return path.transpose(1, 0, 2)
 
 
+def _spread(rng: np.random.Generator, mean: float, sd: float, machines: int) -> Floats:
+    """One value a machine; machines of one make differ, but none by more than 2 sd."""
+    return mean + sd * np.clip(rng.standard_normal(machines), -2.0, 2.0)
+
+
 def _daily(times_us: NDArray[np.int64], peak_us: Floats) -> Floats:
     """(B, M): a sine over the day, 1 at each machine's peak time."""
     return np.cos(2.0 * np.pi * (times_us[:, None] - peak_us) / US_PER_DAY)
@@ -76,20 +81,22 @@ class MillingModel:
 
     CHANNELS = ("vibration", "temperature", "rotational_speed", "torque", "tool_wear")
     TYPES = ("L", "M", "H")
-    TYPE_SHARES = (0.5, 0.3, 0.2)
+    TYPE_SHARES = (0.4, 0.35, 0.25)
     kinds: Mapping[str, MachineFaultKind] = {
-        "heat-dissipation": MachineFaultKind(("temperature", "rotational_speed"), 0.15),
-        "power": MachineFaultKind(("torque",), 0.02, both_ways=True),
+        "heat-dissipation": MachineFaultKind(
+            ("temperature", "rotational_speed", "vibration"), 0.15
+        ),
+        "power": MachineFaultKind(("torque", "rotational_speed"), 0.02, both_ways=True),
         "overstrain": MachineFaultKind(("torque", "rotational_speed", "vibration"), 0.1),
-        "tool-wear": MachineFaultKind(("tool_wear", "vibration", "torque"), 0.25),
-        "bearing": MachineFaultKind(("vibration", "temperature"), 0.6),
+        "tool-wear": MachineFaultKind(("tool_wear", "vibration", "torque"), 0.2),
+        "bearing": MachineFaultKind(("vibration", "temperature", "torque"), 0.4),
     }
-    _POWER_W = np.array([7800.0, 8400.0, 9000.0])
-    _SPEED_RPM = np.array([1440.0, 1500.0, 1560.0])
+    _POWER_W = np.array([8000.0, 8400.0, 8800.0])
+    _SPEED_RPM = np.array([1460.0, 1500.0, 1540.0])
     _WEAR_RATE = np.array([1.0, 0.9, 0.8])
     _HEAT_LAG_US = 20.0 * US_PER_MIN
     _TOOL_LIFE_MIN = (190.0, 215.0)
-    _WORN_OUT_MIN = 320.0
+    _WORN_OUT_MIN = 340.0
 
     def __init__(
         self, spec: ChannelSpec, types: NDArray[np.int64], interval_us: int, seed: int
@@ -100,13 +107,13 @@ class MillingModel:
         self.scales = np.array([0.5, 4.0, 45.0, 6.0, 60.0])[self._columns]
         self.digits = np.array([3, 2, 1, 2, 1])[self._columns].tolist()
         self._interval_us = interval_us
-        self._power_w = self._POWER_W[types] * rng.normal(1.0, 0.03, machines)
-        self._speed_rpm = self._SPEED_RPM[types] * rng.normal(1.0, 0.015, machines)
-        self._vibration = rng.normal(1.5, 0.1, machines)
-        self._ambient_degc = rng.normal(24.0, 1.0, machines)
+        self._power_w = self._POWER_W[types] * _spread(rng, 1.0, 0.03, machines)
+        self._speed_rpm = self._SPEED_RPM[types] * _spread(rng, 1.0, 0.015, machines)
+        self._vibration = _spread(rng, 1.5, 0.1, machines)
+        self._ambient_degc = _spread(rng, 24.0, 1.0, machines)
         self._wear_rate = self._WEAR_RATE[types]
-        self._busy_us = rng.normal(13.0, 0.8, machines) * US_PER_HOUR
-        self._warm_us = rng.normal(16.0, 0.5, machines) * US_PER_HOUR
+        self._busy_us = _spread(rng, 13.0, 0.8, machines) * US_PER_HOUR
+        self._warm_us = _spread(rng, 16.0, 0.5, machines) * US_PER_HOUR
         times_us = np.array([15.0, 2.0, 10.0, 1.5]) * US_PER_MIN
         self._noise = _Autoregression(times_us, machines, interval_us, rng)
         self._heat = np.full(machines, 0.65)
@@ -130,20 +137,25 @@ class MillingModel:
         worn = wear_min / 200.0
 
         power_w = self._power_w * load
-        power_w *= 1.0 + np.where(power_fault > 0, 0.8, 0.6) * power_fault
+        power_w *= 1.0 + np.where(power_fault > 0, 0.9, 0.7) * power_fault
         power_w *= (1.0 + 0.6 * overstrain) * (1.0 - 0.25 * overstrain)
         speed_rpm = self._speed_rpm * (1.0 + 0.02 * speed)
-        speed_rpm *= (1.0 - 0.25 * overstrain) * (1.0 - 0.06 * overheat)
+        speed_rpm *= (1.0 - 0.25 * overstrain) * (1.0 - 0.1 * overheat)
+        speed_rpm *= 1.0 + np.where(power_fault > 0, 0.08, 0.15) * power_fault
         torque = power_w / (RAD_PER_S_PER_RPM * speed_rpm)
-        torque *= (1.0 + 0.06 * worn**2) * (1.0 + 0.03 * fine[0])
+        torque *= (1.0 + 0.08 * worn**2) * (1.0 + 0.12 * bearing) * (1.0 + 0.03 * fine[0])
 
-        heat = self._heat_up(power_w / self._power_w * (1.0 + 0.9 * overheat))
+        heat = self._heat_up(power_w / self._power_w * (1.0 + 1.6 * overheat))
         room = self._ambient_degc + 2.0 * _daily(times_us, self._warm_us) + 0.4 * ambient
-        temperature = room + 30.0 * heat + 6.0 * bearing + 0.15 * fine[1]
+        temperature = room + 30.0 * heat + 14.0 * bearing + 0.15 * fine[1]
 
-        vibration = self._vibration * (speed_rpm / self._speed_rpm) ** 2 * (0.7 + 0.45 * load)
-        vibration *= 1.0 + 0.3 * worn**2
-        vibration *= (1.0 + 3.0 * bearing) * (1.0 + 1.5 * overstrain)
+        vibration = (
+            self._vibration
+            * (speed_rpm / self._speed_rpm) ** 2
+            * (0.7 + 0.45 * power_w / self._power_w)
+        )
+        vibration *= 1.0 + 0.35 * worn**2
+        vibration *= (1.0 + 4.0 * bearing) * (1.0 + 1.5 * overstrain) * (1.0 + 0.9 * overheat)
         vibration *= np.exp(0.07 * shake + 0.05 * fine[2])
 
         readings = np.stack([vibration, temperature, speed_rpm, torque, wear_min], axis=-1)
@@ -196,8 +208,8 @@ class GenericModel:
         ranges = np.array([usual_range(c) for c in spec.continuous])
         self.scales = (ranges[:, 1] - ranges[:, 0]) / 4.0
         self.digits = [max(0, 2 - math.floor(math.log10(s))) for s in self.scales]
-        offsets = rng.normal(0.0, 0.4, (machines, channels))
-        self._level = ranges.mean(axis=1) + self.scales * np.clip(offsets, -1.0, 1.0)
+        offsets = np.clip(rng.normal(0.0, 0.4, (machines, channels)), -0.8, 0.8)
+        self._level = ranges.mean(axis=1) + self.scales * offsets
         self._low = np.array([-np.inf if c.min is None else c.min for c in spec.continuous])
         self._high = np.array([np.inf if c.max is None else c.max for c in spec.continuous])
         # Signs are the channels', not the machines': pressure falls where flow rises everywhere.
@@ -215,8 +227,8 @@ class GenericModel:
         white = rng.standard_normal(own.shape)
         busy = _daily(effects.times_us, self._peak_us)[:, :, None]
         moves = self._common * common + self._cycle * busy + 0.4 * own + 0.15 * white
-        moves += 6.0 * effects.by_channel("step") + 8.0 * effects.by_channel("ramp")
-        moves += 5.0 * effects.by_channel("variance") * rng.standard_normal(own.shape)
+        moves += 8.0 * effects.by_channel("step") + 10.0 * effects.by_channel("ramp")
+        moves += 6.0 * effects.by_channel("variance") * rng.standard_normal(own.shape)
         readings: Floats = np.clip(self._level + self.scales * moves, self._low, self._high)
         return readings
 

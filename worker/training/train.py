@@ -36,12 +36,12 @@ from worker.models.manifest import (
     versions_in,
 )
 from worker.models.verify import metadata_props, open_session
+from worker.training import CONTAMINATION
 from worker.training.export import to_onnx
 from worker.training.readings import TrainingReadings
 
 TREES = 100
 MAX_SAMPLES = 256
-CONTAMINATION = 0.002
 QUANTILES = 1001
 GOLDEN_ROWS = 8
 PARITY_ROWS = 20_000
