@@ -87,7 +87,8 @@ def all_messages(spec: ChannelSpec) -> list[Message]:
 
 def schema_documents(spec: ChannelSpec) -> dict[str, Document]:
     """The JSON Schemas by file name."""
-    channels_file = Message("channels", "Channel specification", SpecFile, spec.to_dict())
+    written = json.loads(json.dumps(spec.to_dict()))
+    channels_file = Message("channels", "Channel specification", SpecFile, written)
     return {
         f"{message.name}.json": _schema_document(message, spec)
         for message in [*all_messages(spec), channels_file]
@@ -266,7 +267,7 @@ def _difference(document: Document, path: Path) -> str:
         on_disk = json.loads(path.read_text("utf-8"))
     except ValueError:
         return "not JSON"
-    pointers = list(_pointers(document, on_disk))
+    pointers = list(_pointers(json.loads(render(document)), on_disk))
     shown = ", ".join(pointers[:MAX_SHOWN_DIFFERENCES])
     more = len(pointers) - MAX_SHOWN_DIFFERENCES
     return f"differs at {shown}{f' and {more} more' if more > 0 else ''}" if pointers else "layout"

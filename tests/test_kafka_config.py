@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from pydantic import SecretStr
+
+from load.local_kafka import LocalKafka
+from worker import kafka_config
+from worker.core.errors import BrokerError, ConfigError
+from worker.kafka_config import client_config, connect, create_client, describe, kafka_logger
+from worker.settings import KafkaSettings
+
+NOBODY = KafkaSettings(brokers="127.0.0.1:1")
+
+
+def record(text: str, created_s: float) -> logging.LogRecord:
+    made = logging.LogRecord("driftdetector.kafka", logging.WARNING, "", 0, text, None, None)
+    made.created = created_s
+    return made
+
+
+def test_a_client_gets_the_brokers_and_the_secrets_in_plain_text() -> None:
+    kafka = KafkaSettings(brokers="a:1", client={"sasl.password": SecretStr("hush"), "x": "y"})
+    config = client_config(kafka, {"group.id": "g"})
+    assert config["bootstrap.servers"] == "a:1"
+    assert (config["sasl.password"], config["x"], config["group.id"]) == ("hush", "y", "g")
+
+
+def test_what_the_program_needs_wins_over_the_persons_settings() -> None:
+    kafka = KafkaSettings(client={"socket.timeout.ms": "1"})
+    assert client_config(kafka, {"socket.timeout.ms": 2})["socket.timeout.ms"] == 2
+
+
+def test_a_client_setting_that_librdkafka_does_not_know_is_one_sentence() -> None:
+    kafka = KafkaSettings(client={"security.protokoll": "SSL"})
+    with pytest.raises(ConfigError, match=r'^kafka\.client: .*"security\.protokoll".*remove'):
+        create_client(Producer, kafka)
+
+
+def test_an_absent_broker_is_one_sentence_with_its_cause_within_the_time() -> None:
+    started_s = time.monotonic()
+    with pytest.raises(BrokerError, match=r"127\.0\.0\.1:1 within 0\.5 s .*refused.*BROKERS") as e:
+        connect(NOBODY, 0.5)
+    assert time.monotonic() - started_s < 3
+    assert "\n" not in str(e.value)
+
+
+def test_an_absent_broker_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    consumer = create_client(Consumer, NOBODY, {"group.id": "g"})
+    deadline_s = time.monotonic() + 1.5
+    while time.monotonic() < deadline_s:
+        consumer.poll(0.1)
+    consumer.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_client_reports_an_absent_broker_to_the_log_but_not_endlessly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    consumer = create_client(Consumer, KafkaSettings(brokers="localhost:2"), {"group.id": "g"})
+    deadline_s = time.monotonic() + 2
+    while time.monotonic() < deadline_s:
+        consumer.poll(0.1)
+    consumer.close()
+    texts = [r.getMessage() for r in caplog.records if r.name == kafka_config.LOGGER_NAME]
+    assert any("localhost" in text for text in texts)
+    assert len(texts) <= 6
+
+
+def test_a_repeated_message_passes_again_after_half_a_minute() -> None:
+    repeats = kafka_config._RepeatFilter()
+    assert repeats.filter(record("3 brokers are down", 0.0))
+    assert not repeats.filter(record("2 brokers are down", 29.0))
+    assert repeats.filter(record("another message", 29.0))
+    assert repeats.filter(record("1 brokers are down", 30.0))
+
+
+def test_the_memory_of_messages_is_bounded() -> None:
+    repeats = kafka_config._RepeatFilter()
+    for i in range(3000):
+        repeats.filter(record("x" * i, 0.0))
+    assert len(repeats._passed_s) <= 1001
+
+
+def test_the_logger_is_set_up_once() -> None:
+    assert len(kafka_logger().handlers) == len(kafka_logger().handlers)
+
+
+def test_errors_are_described_without_codes() -> None:
+    error = KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down.")
+    assert describe(error) == describe(KafkaException(error)) == "1/1 brokers are down"
+
+
+def test_a_present_broker_tells_its_topics(kafka: LocalKafka) -> None:
+    _, metadata = connect(KafkaSettings(brokers=kafka.bootstrap_servers), 10.0)
+    assert len(metadata.brokers) == 1
