@@ -15,13 +15,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from worker.assets import asset_dir
 from worker.core import messages
-from worker.core.channels import Channel, ChannelSpec, Derived, SpecFile, WindowSpec, parse_spec
-from worker.core.errors import ConfigError
+from worker.core.channels import Channel, ChannelSpec, Derived, SpecFile, WindowSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-DEFAULT_CHANNELS = Path("machine-health") / "channels.toml"
 MAX_SHOWN_DIFFERENCES = 5
 
 Document = dict[str, Any]
@@ -52,27 +49,6 @@ class Message(NamedTuple):
     title: str
     type: type[msgspec.Struct]
     example: Document
-
-
-def default_spec() -> ChannelSpec:
-    """The channel specification that schemas/ is generated for.
-
-    Raises:
-        ConfigError: models/machine-health/channels.toml is missing or wrong.
-    """
-    return read_spec(asset_dir("models") / DEFAULT_CHANNELS)
-
-
-def read_spec(path: Path) -> ChannelSpec:
-    """Read a channel specification.
-
-    Raises:
-        ConfigError: it is missing or wrong.
-    """
-    try:
-        return parse_spec(path.read_text("utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text: {error}.") from error
 
 
 def all_messages(spec: ChannelSpec) -> list[Message]:

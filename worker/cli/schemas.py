@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worker.cli.channels import default_channels, read_spec
+
 if TYPE_CHECKING:
     from worker.contracts import Document
 
@@ -17,8 +19,6 @@ ChannelsOption = Annotated[
     typer.Option(
         "--channels",
         metavar="FILE",
-        exists=True,
-        dir_okay=False,
         help="Channel specification. Default: that of the bundle machine-health.",
     ),
 ]
@@ -68,10 +68,10 @@ def check(channels: ChannelsOption = None, folder: FolderOption = None) -> None:
 
 def _documents(channels: Path | None) -> dict[str, Document]:
     from worker.asyncapi import FILE_NAME, asyncapi_document
-    from worker.contracts import default_spec, read_spec, schema_documents
+    from worker.contracts import schema_documents
     from worker.topics import load_declarations
 
-    spec = read_spec(channels) if channels else default_spec()
+    spec = read_spec(channels or default_channels())
     documents = schema_documents(spec)
     documents[FILE_NAME] = asyncapi_document(spec, load_declarations())
     return documents
