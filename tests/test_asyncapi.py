@@ -21,6 +21,10 @@ CHECKER = TESTS / "asyncapi" / "check.mjs"
 PARSER = TESTS / "asyncapi" / "node_modules" / "@asyncapi" / "parser"
 
 
+def default_spec() -> ChannelSpec:
+    return read_spec(default_channels())
+
+
 def need_the_parser() -> None:
     if shutil.which("node") and PARSER.is_dir():
         return
@@ -43,11 +47,7 @@ def findings(path: Path) -> tuple[int, str]:
 @pytest.mark.parametrize("channels", ["default", "pump"])
 def test_asyncapis_own_parser_finds_no_fault(tmp_path: Path, channels: str) -> None:
     need_the_parser()
-    spec = (
-        read_spec(default_channels())
-        if channels == "default"
-        else read_spec(TESTS / "data" / "pump.toml")
-    )
+    spec = default_spec() if channels == "default" else read_spec(TESTS / "data" / "pump.toml")
     path = tmp_path / "asyncapi.json"
     path.write_text(render(asyncapi_document(spec, load_declarations())), "utf-8")
     status, printed = findings(path)
@@ -56,7 +56,7 @@ def test_asyncapis_own_parser_finds_no_fault(tmp_path: Path, channels: str) -> N
 
 def test_the_parser_would_find_a_fault(tmp_path: Path) -> None:
     need_the_parser()
-    document = asyncapi_document(read_spec(default_channels()), load_declarations())
+    document = asyncapi_document(default_spec(), load_declarations())
     document["operations"]["sendAnomalies"]["channel"] = {"$ref": "#/channels/none"}
     path = tmp_path / "asyncapi.json"
     path.write_text(render(document), "utf-8")
@@ -65,7 +65,7 @@ def test_the_parser_would_find_a_fault(tmp_path: Path) -> None:
 
 @pytest.fixture
 def spec() -> ChannelSpec:
-    return read_spec(default_channels())
+    return default_spec()
 
 
 def test_every_topic_with_a_schema_is_a_channel_with_one_operation(spec: ChannelSpec) -> None:

@@ -29,13 +29,17 @@ DOCS = Path(__file__).parents[1] / "docs"
 PUMP = Path(__file__).parent / "data" / "pump.toml"
 
 
+def default_spec() -> ChannelSpec:
+    return read_spec(default_channels())
+
+
 def generated(spec: ChannelSpec) -> dict[str, dict[str, Any]]:
     documents = schema_documents(spec)
     return {**documents, FILE_NAME: asyncapi_document(spec, load_declarations())}
 
 
 def specs() -> list[ChannelSpec]:
-    return [read_spec(default_channels()), read_spec(PUMP)]
+    return [default_spec(), read_spec(PUMP)]
 
 
 def validator(document: dict[str, Any]) -> jsonschema.Draft202012Validator:
@@ -44,14 +48,12 @@ def validator(document: dict[str, Any]) -> jsonschema.Draft202012Validator:
 
 
 def test_the_files_are_what_the_code_generates() -> None:
-    assert differences(generated(read_spec(default_channels())), asset_dir("schemas")) == []
+    assert differences(generated(default_spec()), asset_dir("schemas")) == []
 
 
 def test_there_is_a_schema_for_each_message_and_for_the_channel_specification() -> None:
     names = {"sensor-event", "anomaly", "late-event", "dead-letter", "channels"}
-    assert schema_documents(read_spec(default_channels())).keys() == {
-        f"{name}.json" for name in names
-    }
+    assert schema_documents(default_spec()).keys() == {f"{name}.json" for name in names}
 
 
 @pytest.mark.parametrize("spec", specs(), ids=lambda spec: spec.name)
@@ -72,7 +74,7 @@ def test_examples_decode_into_their_types(spec: ChannelSpec) -> None:
 
 
 def test_the_schema_of_events_agrees_with_the_decoder() -> None:
-    spec = read_spec(default_channels())
+    spec = default_spec()
     check = validator(schema_documents(spec)["sensor-event.json"])
     decode = msgspec.json.Decoder(event_type(spec)).decode
     good = example_event(spec)
@@ -101,18 +103,18 @@ def test_the_schema_of_events_agrees_with_the_decoder() -> None:
 
 
 def test_fields_are_described_from_the_docstrings() -> None:
-    anomaly = schema_documents(read_spec(default_channels()))["anomaly.json"]
+    anomaly = schema_documents(default_spec())["anomaly.json"]
     assert anomaly["description"] == "One reading that the model finds abnormal; key: machine_id."
     assert "lower is worse" in anomaly["properties"]["anomaly_score"]["description"]
     cause = anomaly["$defs"]["Cause"]["properties"]
     assert cause["value"]["description"] == cause["expected"]["description"] == "in unit."
-    channels = schema_documents(read_spec(default_channels()))["channels.json"]
+    channels = schema_documents(default_spec())["channels.json"]
     low = channels["$defs"]["Channel"]["properties"]["min"]["description"]
     assert low.endswith("a reading outside is a glitch and is masked, not scored as an anomaly.")
 
 
 def test_channels_are_described_with_unit_and_physical_range() -> None:
-    event = schema_documents(read_spec(default_channels()))["sensor-event.json"]["properties"]
+    event = schema_documents(default_spec())["sensor-event.json"]["properties"]
     assert event["vibration"]["description"].startswith("In mm/s. Outside 0 to 200 ")
     bare = parse_spec('name = "bare"\n[[channel]]\nname = "x"\n')
     described = schema_documents(bare)["sensor-event.json"]["properties"]["x"]["description"]
@@ -148,9 +150,7 @@ def test_the_documented_examples_are_the_generated_ones() -> None:
     text = (DOCS / "messages.md").read_text("utf-8")
     found = re.findall(r"<!-- example: ([a-z-]+) -->\n```json\n(.*?)\n```", text, re.DOTALL)
     shown = {name: json.loads(block) for name, block in found}
-    assert shown == {
-        message.name: message.example for message in all_messages(read_spec(default_channels()))
-    }
+    assert shown == {message.name: message.example for message in all_messages(default_spec())}
 
 
 def test_every_reason_of_a_dead_letter_is_documented() -> None:
