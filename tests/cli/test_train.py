@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from worker.cli.main import run
+from worker.models.bundle import load_bundle
+
+ROOT = Path(__file__).parents[2]
+PUMP = ROOT / "tests/data/pump.toml"
+
+
+def test_a_bundle_is_trained_on_the_simulator_and_its_path_is_the_last_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "models" / "pump"
+    command = f"train --simulate --channels {PUMP} --out {out} --training-date 2026-01-31"
+    assert run(command.split()) == 0
+    output = capsys.readouterr().out
+    assert output.splitlines()[-1] == str(out / "1.0.0")
+    for name in ("readings", "machines", "features", "threshold", "flagged in training"):
+        assert name in output
+    bundle = load_bundle("pump", tmp_path / "models")
+    assert bundle.metadata["training_date"] == "2026-01-31"
+    assert bundle.manifest.training.rows == 432_000
+
+
+def test_a_bundle_is_trained_on_a_csv_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events, data = tmp_path / "events.jsonl", tmp_path / "history.csv"
+    simulate = f"simulate --channels {PUMP} --out {events} --interval 10m --speed 600 --duration 2m"
+    assert run([*simulate.split(), "--machines", "20"]) == 0
+    with data.open("w", newline="") as file:
+        names = ["machine_id", "timestamp", "flow", "pressure", "motor_current"]
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(json.loads(line) for line in events.read_bytes().splitlines())
+    command = f"train --data {data} --channels {PUMP} --out {tmp_path / 'pump'} --version 2.0.0"
+    assert run(command.split()) == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    bundle = load_bundle(path, tmp_path)
+    assert bundle.version == "2.0.0"
+    assert bundle.manifest.training.source == "history.csv"
+    assert bundle.manifest.training.machines == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("", "train: give either --data FILE_OR_FOLDER or --simulate"),
+        ("--simulate --data x.csv", "train: give either --data FILE_OR_FOLDER or --simulate"),
+        ("--data none.csv", "--data: none.csv cannot be read"),
+        ("--simulate --version latest", "--version: 'latest' is not a version"),
+        ("--simulate --training-date today", "--training-date: 'today' is not a date"),
+    ],
+)
+def test_a_wrong_option_gives_one_sentence_and_a_bad_status(
+    options: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--channels", str(PUMP), "--out", str(tmp_path / "m"), *options.split()]
+    assert run(command) == 78
+    assert capsys.readouterr().err.strip().startswith(f"error: {sentence}")
+    assert not (tmp_path / "m").exists()
