@@ -64,6 +64,7 @@ class PartitionState:
         self.next_offset = next_offset
         self._dtype = row_dtype(len(spec.continuous))
         self._fingerprint = fingerprint(spec)
+        self._slots = spec.slots
         self._keys: list[bytes] = []
         self._index: dict[bytes, int] = {}
         self._capacity = 0
@@ -159,7 +160,7 @@ class PartitionState:
 
     def _parse_key(self, key: bytes) -> tuple[bytes, int]:
         machine_id, _, slot = key.rpartition(b"|")
-        if not machine_id or not slot.isdigit() or int(slot) >= self.spec.slots:
+        if not machine_id or not slot.isdigit() or int(slot) >= self._slots:
             raise StateError(f"state row {key!r} has no key of the form machine_id|slot.")
         return machine_id, int(slot)
 

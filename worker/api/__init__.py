@@ -1,0 +1,1 @@
+"""HTTP: what other programs may ask a running process."""

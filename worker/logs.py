@@ -1,0 +1,44 @@
+"""Logging of the long-running commands: one line an event on stderr, as text or JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from worker.settings import LogSettings
+
+_FRAMEWORK_LOGGERS = ("faust", "mode", "asyncio", "aiohttp")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the traceback if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the record."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Send the logs of this process to stderr as the settings say."""
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.format == "json":
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        )
+    level = getattr(logging, settings.level.upper())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in _FRAMEWORK_LOGGERS:
+        # Their information is about their own services; errors reach us as exceptions too.
+        logging.getLogger(name).setLevel(max(level, logging.ERROR))

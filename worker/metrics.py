@@ -1,0 +1,127 @@
+"""The worker's Prometheus metrics, one registry per app.
+
+Names follow Prometheus' conventions (base units, ``_total`` for counters).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from worker.core.messages import DEAD_LETTER_REASONS
+from worker.core.pipeline import Outputs
+
+_STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_COMMIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_RESTORE_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Metrics:
+    """Counts what the data plane reports; see docs/architecture.md for the list.
+
+    Its ``on_*`` methods may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self._events = Counter(
+            "events_processed_total",
+            "Records read from sensor-events: scored, late or dead.",
+            ["partition"],
+            registry=registry,
+        )
+        self._scored = Counter("events_scored_total", "Events scored.", registry=registry)
+        self._anomalies = Counter(
+            "anomalies_detected_total", "Anomalies published.", registry=registry
+        )
+        self._late = Counter(
+            "late_events_total", "Events older than their machine's watermark.", registry=registry
+        )
+        self._dead = Counter(
+            "dead_letters_total", "Records that could not be used.", ["reason"], registry=registry
+        )
+        for reason in DEAD_LETTER_REASONS:
+            self._dead.labels(reason)
+        self._masked = Counter(
+            "readings_masked_total",
+            "Readings outside their channel's physical range.",
+            ["channel"],
+            registry=registry,
+        )
+        self._step_s = Histogram(
+            "step_duration_seconds", "Time to apply one chunk.", buckets=_STEP_BUCKETS,
+            registry=registry,
+        )
+        self._commit_s = Histogram(
+            "commit_duration_seconds", "Time of one commit.", buckets=_COMMIT_BUCKETS,
+            registry=registry,
+        )
+        self._restore_s = Histogram(
+            "restore_duration_seconds",
+            "Time to restore assigned partitions from the changelog.",
+            buckets=_RESTORE_BUCKETS,
+            registry=registry,
+        )
+        self._lag = Gauge(
+            "consumer_lag_events", "Records not fetched yet.", ["partition"], registry=registry
+        )
+        self._event_time_lag_s = Gauge(
+            "event_time_lag_seconds",
+            "Wall clock minus the newest event time processed.",
+            ["partition"],
+            registry=registry,
+        )
+        self._model = Info("model", "The model in use.", registry=registry)
+        self._newest_time_s: dict[int, float] = {}
+        self._read_lag: Callable[[], Mapping[int, int]] = dict
+
+    def set_model(self, version: str, framework: str) -> None:
+        """Fill ``model_info``."""
+        self._model.info({"version": version, "framework": framework})
+
+    def watch_lag(self, read_lag: Callable[[], Mapping[int, int]]) -> None:
+        """Ask ``read_lag`` for the lag of each owned partition at every scrape."""
+        self._read_lag = read_lag
+
+    def on_applied(self, partition: int, outputs: Outputs, duration_s: float) -> None:
+        """Count what a chunk gave."""
+        self._events.labels(partition).inc(outputs.events)
+        self._scored.inc(outputs.scored)
+        self._anomalies.inc(outputs.anomalies)
+        self._late.inc(outputs.late)
+        for reason, count in outputs.dead.items():
+            self._dead.labels(reason).inc(count)
+        for channel, count in outputs.masked.items():
+            self._masked.labels(channel).inc(count)
+        if outputs.newest_time_us >= 0:
+            newest_s = outputs.newest_time_us / 1e6
+            self._newest_time_s[partition] = max(
+                newest_s, self._newest_time_s.get(partition, newest_s)
+            )
+        self._step_s.observe(duration_s)
+
+    def on_committed(self, duration_s: float) -> None:
+        """Record the time of a commit."""
+        self._commit_s.observe(duration_s)
+
+    def on_restored(self, duration_s: float) -> None:
+        """Record the time of a restore."""
+        self._restore_s.observe(duration_s)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        lag = self._read_lag()
+        self._lag.clear()
+        self._event_time_lag_s.clear()
+        for partition, events in lag.items():
+            self._lag.labels(partition).set(events)
+            if partition in self._newest_time_s:
+                lag_s = time.time() - self._newest_time_s[partition]
+                self._event_time_lag_s.labels(partition).set(lag_s)
+        return generate_latest(self.registry)

@@ -1,0 +1,48 @@
+"""What passes from the polling thread to the agents: a chunk and where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from confluent_kafka import Message
+
+from worker.core.events import Chunk
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One fetched chunk.
+
+    Attributes:
+        epoch: which assignment of the partition it was fetched under; a chunk of an
+            earlier assignment must not be applied.
+        begin: the position before it; anything between ``begin`` and the first offset
+            holds no records (transaction markers, compacted away).
+    """
+
+    chunk: Chunk
+    epoch: int
+    begin: int
+
+    @property
+    def end(self) -> int:
+        """The position after it."""
+        return int(self.chunk.offsets[-1]) + 1
+
+
+def chunks_by_partition(topic: str, messages: Iterable[Message]) -> Iterator[Chunk]:
+    """Sort fetched messages into one chunk a partition."""
+    groups: dict[int, list[Message]] = {}
+    for message in messages:
+        groups.setdefault(message.partition(), []).append(message)
+    for partition, group in groups.items():
+        yield Chunk(
+            topic=topic,
+            partition=partition,
+            offsets=np.array([message.offset() for message in group], np.int64),
+            timestamps_ms=np.array([message.timestamp()[1] for message in group], np.int64),
+            keys=[message.key() for message in group],
+            values=[message.value() for message in group],
+        )

@@ -1,0 +1,116 @@
+"""The Faust transport: makes librdkafka clients, and Faust services around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+from confluent_kafka import Consumer as LibrdkafkaConsumer
+from confluent_kafka import Producer as LibrdkafkaProducer
+from confluent_kafka import libversion
+from confluent_kafka.admin import AdminClient
+from faust.transport import base
+
+from worker.core.state import PartitionState
+from worker.kafka_config import create_client
+from worker.settings import Settings
+from worker.transport.consumer import Consumer
+from worker.transport.processor import Processor
+from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer
+from worker.transport.restore import restore
+
+SESSION_TIMEOUT_MS = 10_000
+
+
+class RestoreListener(Protocol):
+    """What the transport reports for metrics."""
+
+    def on_restored(self, duration_s: float) -> None:
+        """Partitions were restored from the changelog."""
+
+
+class Transport(base.Transport):  # type: ignore[misc]
+    """Chunked, exactly-once transport on librdkafka."""
+
+    Consumer: ClassVar[type[Consumer]] = Consumer
+    Producer: ClassVar[type[Producer]] = Producer
+    default_port = 9092
+    driver_version = f"librdkafka={libversion()[0]}"
+
+    def __init__(
+        self, app: Any, settings: Settings, processor: Processor, listener: RestoreListener
+    ) -> None:
+        super().__init__(app.conf.broker, app)
+        self.processor = processor
+        self.listener = listener
+        self._settings = settings
+
+    @property
+    def exactly_once(self) -> bool:
+        """Whether outputs, state and offsets are one transaction."""
+        return self._settings.worker.processing_guarantee == "exactly_once"
+
+    def make_consumer(self) -> LibrdkafkaConsumer:
+        """The consumer that is a member of the worker's group.
+
+        Static membership: a process that comes back under its instance id gets its
+        partitions at once instead of after a session timeout.
+        """
+        worker = self._settings.worker
+        return self._create(
+            LibrdkafkaConsumer,
+            {
+                "group.id": worker.app_id,
+                "group.instance.id": f"{worker.app_id}-{worker.instance_id}",
+                "session.timeout.ms": SESSION_TIMEOUT_MS,
+                "partition.assignment.strategy": "cooperative-sticky",
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 50,
+                "queued.min.messages": 50_000,
+                "queued.max.messages.kbytes": 65_536,
+            },
+        )
+
+    def make_producer(self) -> LibrdkafkaProducer:
+        """The producer of outputs and changelog rows."""
+        worker = self._settings.worker
+        config: dict[str, Any] = {
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "compression.type": "lz4",
+            "delivery.report.only.error": True,
+            "queue.buffering.max.messages": 500_000,
+        }
+        if self.exactly_once:
+            config["transactional.id"] = f"{worker.app_id}-{worker.instance_id}"
+            config["transaction.timeout.ms"] = TRANSACTION_TIMEOUT_MS
+        return self._create(LibrdkafkaProducer, config)
+
+    def restore(
+        self, states: dict[int, PartitionState], wanted: Callable[[int], bool]
+    ) -> int:
+        """Fill fresh states from the changelog; see :func:`worker.transport.restore.restore`."""
+        reader = self._create(
+            LibrdkafkaConsumer,
+            {
+                "group.id": f"{self._settings.worker.app_id}-restore",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed" if self.exactly_once else "read_uncommitted",
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 10,
+                "check.crcs": True,
+            },
+        )
+        admin = self._create(AdminClient, {})
+        return restore(reader, admin, self._settings.changelog_topic, states, wanted)
+
+    def _create(self, make: Callable[[dict[str, Any]], Any], defaults: dict[str, Any]) -> Any:
+        # Tuning in kafka.client wins over these defaults; what exactly-once depends on
+        # cannot be written there (see settings.TRANSPORT_KEYS).
+        tuned = {k: v for k, v in defaults.items() if k not in self._settings.kafka.client}
+        return create_client(partial(make), self._settings.kafka, tuned)

@@ -1,0 +1,307 @@
+"""The polling thread: owns the librdkafka consumer and talks to the group.
+
+Rebalance callbacks arrive only while polling, so the thread polls from
+subscription to departure. What it fetches waits in a bounded buffer; when that
+stays full, partitions are paused and polling goes on.
+
+Only this thread calls the consumer: a call from another thread waits until no fetch
+is under way, and one fetch follows the other. Others ask through :meth:`Poller.call`,
+which is served also while a rebalance callback waits for the last commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from worker.core.errors import BrokerError, TopicError
+from worker.kafka_config import describe
+from worker.transport.delivery import Delivery, chunks_by_partition
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_FETCH_EVENTS = 10_000
+MAX_BUFFERED_EVENTS = 40_000
+FETCH_WAIT_S = 0.02
+"""How long a fetch may wait for more events: bounds what batching adds to latency."""
+FULL_BUFFER_PATIENCE_S = 0.5
+"""How long to wait for room before pausing: resuming makes librdkafka fetch anew."""
+BROKER_DEADLINE_S = 30.0
+HAND_OVER_DEADLINE_S = 120.0
+LAG_EVERY_S = 1.0
+LEAVE_DEADLINE_S = 10.0
+
+_TOPIC_ERRORS = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)  # noqa: SLF001
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One period of owning a partition, and the committed offset it starts from."""
+
+    epoch: int
+    offset: int
+
+
+class PollerListener(Protocol):
+    """What the polling thread tells its owner; all calls come on that thread."""
+
+    def on_ready(self) -> None:
+        """Deliveries can be taken."""
+
+    def on_assignment_changed(self) -> None:
+        """``Poller.assignments`` has other partitions than before."""
+
+    def on_revoking(self, partitions: list[int]) -> Future[None]:
+        """The partitions go to another member as soon as the future is done."""
+
+    def on_lost(self, partitions: list[int]) -> None:
+        """The partitions already belong to another member."""
+
+    def on_failed(self, error: BaseException) -> None:
+        """The thread has ended."""
+
+
+class Poller(threading.Thread):
+    """Fetches chunks of one topic as a member of a consumer group."""
+
+    def __init__(self, consumer: Consumer, topic: str, listener: PollerListener) -> None:
+        super().__init__(name="kafka-poller", daemon=True)
+        self._consumer = consumer
+        self._topic = topic
+        self._listener = listener
+        self._lock = threading.Condition()
+        self._assignments: dict[int, Assignment] = {}
+        self._positions: dict[int, int] = {}
+        self._open: set[int] = set()
+        self._buffer: deque[Delivery] = deque()
+        self._buffered_events = 0
+        self._throttled = False
+        self._epoch = 0
+        self._requests: SimpleQueue[tuple[Future[Any], Callable[[Consumer], Any]]] = SimpleQueue()
+        self._lag: dict[int, int] = {}
+        self._lag_read_s = 0.0
+        self._leaving = threading.Event()
+
+    @property
+    def assignments(self) -> dict[int, Assignment]:
+        """The partitions owned now; a copy."""
+        with self._lock:
+            return dict(self._assignments)
+
+    def take(self) -> Delivery | None:
+        """The next delivery, None when there is none."""
+        with self._lock:
+            if not self._buffer:
+                return None
+            delivery = self._buffer.popleft()
+            self._buffered_events -= len(delivery.chunk)
+            self._lock.notify_all()
+            return delivery
+
+    def call(self, request: Callable[[Consumer], T]) -> Future[T]:
+        """Run ``request`` on the polling thread, between two fetches."""
+        future: Future[T] = Future()
+        self._requests.put((future, request))
+        with self._lock:
+            self._lock.notify_all()
+        return future
+
+    def open(self, partition: int, epoch: int) -> None:
+        """Start fetching a partition whose state is ready, if still owned under ``epoch``."""
+        self.call(lambda _: self._open_now(partition, epoch))
+
+    def lag(self) -> dict[int, int]:
+        """Records between each partition's fetch position and its end a second ago or less."""
+        return self._lag
+
+    def leave(self) -> None:
+        """Give partitions back and leave the group; returns when the thread has ended."""
+        self._leaving.set()
+        with self._lock:
+            self._lock.notify_all()
+        if self.is_alive():
+            self.join(2 * LEAVE_DEADLINE_S)
+
+    def run(self) -> None:
+        """Poll until told to leave, or until something fails."""
+        try:
+            self._consumer.subscribe(
+                [self._topic],
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_lost,
+            )
+            while not self._leaving.is_set():
+                self._serve_requests()
+                self._poll()
+                self._read_lag()
+            self._leave_group()
+        except KafkaException as error:
+            self._listener.on_failed(BrokerError(f"Kafka: {describe(error)}."))
+        except Exception as error:  # whatever it is, the process must not go on without polling
+            self._listener.on_failed(error)
+        finally:
+            self._consumer.close()
+
+    def _serve_requests(self, wait_s: float = 0.0) -> None:
+        while True:
+            try:
+                future, request = self._requests.get(timeout=wait_s or None, block=wait_s > 0)
+            except Empty:
+                return
+            try:
+                future.set_result(request(self._consumer))
+            except Exception as error:  # belongs to whoever asked
+                future.set_exception(error)
+            wait_s = 0.0
+
+    def _read_lag(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._lag_read_s < LAG_EVERY_S:
+            return
+        self._lag_read_s = now_s
+        lag = {}
+        for partition, position in self._positions.items():
+            _, end = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, partition), cached=True
+            )
+            lag[partition] = max(0, end - position)
+        self._lag = lag
+
+    def _poll(self) -> None:
+        if self._has_room():
+            self._throttle(False)
+            self._accept(self._consumer.consume(MAX_FETCH_EVENTS, FETCH_WAIT_S))
+            return
+        with self._lock:
+            if not self._throttled:
+                self._lock.wait_for(
+                    lambda: (
+                        self._has_room() or self._leaving.is_set() or not self._requests.empty()
+                    ),
+                    FULL_BUFFER_PATIENCE_S,
+                )
+        if not self._has_room() and self._requests.empty():
+            self._throttle(True)
+            message = self._consumer.poll(FETCH_WAIT_S)
+            self._accept([message] if message is not None else [])
+
+    def _has_room(self) -> bool:
+        return self._buffered_events < MAX_BUFFERED_EVENTS
+
+    def _throttle(self, on: bool) -> None:
+        if on == self._throttled:
+            return
+        partitions = [TopicPartition(self._topic, p) for p in sorted(self._open)]
+        (self._consumer.pause if on else self._consumer.resume)(partitions)
+        self._throttled = on
+
+    def _accept(self, messages: list[Message]) -> None:
+        usable = [message for message in messages if self._is_record(message)]
+        if not usable:
+            return
+        with self._lock:
+            for chunk in chunks_by_partition(self._topic, usable):
+                assignment = self._assignments.get(chunk.partition)
+                if assignment is None:
+                    continue
+                delivery = Delivery(chunk, assignment.epoch, self._positions[chunk.partition])
+                self._positions[chunk.partition] = delivery.end
+                self._buffer.append(delivery)
+                self._buffered_events += len(chunk)
+        self._listener.on_ready()
+
+    def _is_record(self, message: Message) -> bool:
+        error = message.error()
+        if error is None:
+            return True
+        if error.code() in _TOPIC_ERRORS:
+            raise TopicError(
+                f"topic {self._topic!r} does not exist; create it with `driftdetector topics apply`."
+            )
+        if error.fatal() or not error.retriable():
+            raise BrokerError(f"reading topic {self._topic!r}: {describe(error)}.")
+        log.warning("reading topic %s: %s", self._topic, describe(error))
+        return False
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        committed = consumer.committed(partitions, timeout=BROKER_DEADLINE_S)
+        for partition in committed:
+            if partition.error is not None:
+                raise KafkaException(partition.error)
+            earliest, _ = consumer.get_watermark_offsets(partition, timeout=BROKER_DEADLINE_S)
+            if 0 <= partition.offset < earliest:
+                log.error(
+                    "partition %d: offsets %d to %d were deleted by retention before they were "
+                    "read; raise retention.ms of topic %s",
+                    partition.partition,
+                    partition.offset,
+                    earliest - 1,
+                    self._topic,
+                )
+            partition.offset = max(partition.offset, earliest)
+        consumer.incremental_assign(committed)
+        # Nothing may be fetched before the partition's state is there; open() resumes it.
+        consumer.pause(committed)
+        with self._lock:
+            self._epoch += 1
+            for partition in committed:
+                self._assignments[partition.partition] = Assignment(self._epoch, partition.offset)
+                self._positions[partition.partition] = partition.offset
+        log.info("assigned partitions %s", sorted(p.partition for p in partitions))
+        self._listener.on_assignment_changed()
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = sorted(partition.partition for partition in partitions)
+        committed = self._listener.on_revoking(numbers)
+        deadline_s = time.monotonic() + HAND_OVER_DEADLINE_S
+        while not committed.done() and time.monotonic() < deadline_s:
+            self._serve_requests(wait_s=0.005)
+        committed.result(0)
+        self._forget(numbers)
+        consumer.incremental_unassign(partitions)
+        log.info("gave back partitions %s", numbers)
+        self._listener.on_assignment_changed()
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = sorted(partition.partition for partition in partitions)
+        self._forget(numbers)
+        self._listener.on_lost(numbers)
+
+    def _forget(self, partitions: list[int]) -> None:
+        with self._lock:
+            for partition in partitions:
+                self._assignments.pop(partition, None)
+                self._positions.pop(partition, None)
+                self._open.discard(partition)
+            kept = [d for d in self._buffer if d.chunk.partition in self._assignments]
+            self._buffer = deque(kept)
+            self._buffered_events = sum(len(delivery.chunk) for delivery in kept)
+
+    def _open_now(self, partition: int, epoch: int) -> None:
+        assignment = self._assignments.get(partition)
+        if assignment is None or assignment.epoch != epoch:
+            return
+        self._open.add(partition)
+        if not self._throttled:
+            self._consumer.resume([TopicPartition(self._topic, partition)])
+
+    def _leave_group(self) -> None:
+        # close() alone keeps a static member's partitions reserved until its session
+        # times out; unsubscribing first hands them to the others at once.
+        self._consumer.unsubscribe()
+        deadline_s = time.monotonic() + LEAVE_DEADLINE_S
+        while self.assignments and time.monotonic() < deadline_s:
+            self._consumer.poll(FETCH_WAIT_S)
+

@@ -1,0 +1,188 @@
+"""The processing thread: applies chunks to state, and commits at chunk boundaries.
+
+Everything that touches state runs here, one job after the other: applying a chunk,
+committing, taking over and giving back partitions. So a commit always covers whole
+chunks, and a partition that is given back has been committed to its last applied event.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from confluent_kafka import TopicPartition
+
+from worker.core.errors import StateError
+from worker.core.events import Chunk
+from worker.core.pipeline import Outputs
+from worker.core.state import PartitionState
+from worker.transport.delivery import Delivery
+from worker.transport.producer import GroupMember
+
+T = TypeVar("T")
+
+Step = Callable[[PartitionState, Chunk], Outputs]
+
+
+class Publisher(Protocol):
+    """The part of :class:`worker.transport.producer.Producer` that commits need."""
+
+    def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+        """Add one record to the current transaction."""
+
+    def commit(self, group: GroupMember, offsets: list[TopicPartition]) -> None:
+        """Make what was published, and the offsets, final together."""
+
+    def abort(self) -> None:
+        """Withdraw what was published since the last commit."""
+
+
+class ProcessorListener(Protocol):
+    """What the processor reports for metrics; calls come on its thread."""
+
+    def on_applied(self, partition: int, outputs: Outputs, duration_s: float) -> None:
+        """A chunk was applied."""
+
+    def on_committed(self, duration_s: float) -> None:
+        """State, outputs and offsets were committed."""
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """Where records go.
+
+    Attributes:
+        source: the input topic whose offsets are committed.
+        changelog: topic of the state's rows; as many partitions as ``source``.
+        streams: topic and number of partitions for each of the pipeline's streams.
+    """
+
+    source: str
+    changelog: str
+    streams: Mapping[str, tuple[str, int]]
+
+
+@dataclass
+class OwnedPartition:
+    """State of a partition, and the assignment it belongs to."""
+
+    state: PartitionState
+    epoch: int
+
+
+class Processor:
+    """Applies chunks and commits; all public methods may be called from any thread."""
+
+    def __init__(
+        self,
+        step: Step,
+        destinations: Destinations,
+        publisher: Publisher,
+        listener: ProcessorListener,
+    ) -> None:
+        self.owned: dict[int, OwnedPartition] = {}
+        self._step = step
+        self._destinations = destinations
+        self._publisher = publisher
+        self._listener = listener
+        self._group: GroupMember | None = None
+        self._uncommitted: dict[int, int] = {}
+        self._failure: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="processor")
+
+    def join(self, group: GroupMember) -> None:
+        """Say for which group member to commit; once, before any partition comes."""
+        self._group = group
+
+    def take_over(
+        self, partition: int, state: PartitionState, epoch: int, still_owned: Callable[[], bool]
+    ) -> Future[bool]:
+        """Start to own a partition unless it was revoked while its state was restored."""
+        return self._submit(lambda: self._take_over(partition, state, epoch, still_owned))
+
+    def apply(self, delivery: Delivery) -> Future[None]:
+        """Apply a chunk; chunks of partitions given back meanwhile are ignored.
+
+        Raises (through the future):
+            StateError: records between the state and the chunk are missing.
+            BrokerError, FencedError: see :class:`worker.transport.producer.Producer`.
+        """
+        return self._submit(lambda: self._apply(delivery))
+
+    def commit(self) -> Future[None]:
+        """Commit everything applied so far; does nothing when nothing is new."""
+        return self._submit(self._commit)
+
+    def give_back(self, partitions: list[int]) -> Future[None]:
+        """Commit, then forget the partitions' state."""
+        return self._submit(lambda: self._give_back(partitions))
+
+    def close(self) -> None:
+        """Withdraw what is not committed and end the thread."""
+        self._thread.submit(self._publisher.abort)
+        self._thread.shutdown(wait=True)
+
+    def _submit(self, job: Callable[[], T]) -> Future[T]:
+        return self._thread.submit(self._guarded, job)
+
+    def _guarded(self, job: Callable[[], T]) -> T:
+        # After a failure, state may hold what was never committed: nothing may follow.
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return job()
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def _take_over(
+        self, partition: int, state: PartitionState, epoch: int, still_owned: Callable[[], bool]
+    ) -> bool:
+        if not still_owned():
+            return False
+        self.owned[partition] = OwnedPartition(state, epoch)
+        return True
+
+    def _apply(self, delivery: Delivery) -> None:
+        partition = delivery.chunk.partition
+        owned = self.owned.get(partition)
+        if owned is None or owned.epoch != delivery.epoch:
+            return
+        if delivery.begin > owned.state.next_offset:
+            raise StateError(
+                f"partition {partition}: records {owned.state.next_offset} to "
+                f"{delivery.begin - 1} never arrived; restart the worker to read them again."
+            )
+        started_s = time.perf_counter()
+        outputs = self._step(owned.state, delivery.chunk)
+        for record in outputs.records:
+            topic, partitions = self._destinations.streams[record.stream]
+            # The source's partition, not a hash of the key: the same in every run, also
+            # for records without a key, and a machine's records stay in order.
+            self._publisher.publish(topic, partition % partitions, record.key, record.value)
+        self._uncommitted[partition] = owned.state.next_offset
+        self._listener.on_applied(partition, outputs, time.perf_counter() - started_s)
+
+    def _commit(self) -> None:
+        if not self._uncommitted:
+            return
+        assert self._group is not None  # joined before the first partition was assigned
+        started_s = time.perf_counter()
+        for partition in self._uncommitted:
+            for key, value in self.owned[partition].state.take_changes():
+                self._publisher.publish(self._destinations.changelog, partition, key, value)
+        offsets = [
+            TopicPartition(self._destinations.source, partition, offset)
+            for partition, offset in self._uncommitted.items()
+        ]
+        self._publisher.commit(self._group, offsets)
+        self._uncommitted.clear()
+        self._listener.on_committed(time.perf_counter() - started_s)
+
+    def _give_back(self, partitions: list[int]) -> None:
+        self._commit()
+        for partition in partitions:
+            self.owned.pop(partition, None)

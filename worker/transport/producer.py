@@ -1,0 +1,195 @@
+"""Outputs, changelog rows and offsets: published together, or not at all.
+
+Owns the librdkafka producer and the two ways of committing. ``exactly_once``: one
+Kafka transaction holds everything (KIP-447: the offsets carry the consumer group's
+generation, so a member that was replaced is fenced). ``at_least_once``: the same
+cycle without the transaction; offsets are committed once every record is acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Producer as LibrdkafkaProducer
+from faust.transport import base
+
+from worker.core.errors import BrokerError, FencedError
+from worker.kafka_config import describe
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BROKER_DEADLINE_S = 60.0
+TRANSACTION_TIMEOUT_MS = 30_000
+"""How long a crashed worker's open transaction may hold back readers of its outputs."""
+
+_FENCED = {
+    KafkaError._FENCED,  # noqa: SLF001 (the client has no public name for it)
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.UNKNOWN_MEMBER_ID,
+}
+
+
+class GroupMember(Protocol):
+    """The part of :class:`worker.transport.poller.Poller` that commits need."""
+
+    def call(self, request: Callable[[Consumer], T]) -> Future[T]:
+        """Run ``request`` where the consumer may be called."""
+
+
+class Producer(base.Producer):  # type: ignore[misc]
+    """Faust's producer service around one librdkafka producer.
+
+    Agents do not send through Faust: what they return leaves through the processor,
+    inside its commit. All methods below :meth:`start_client` belong to that thread.
+    """
+
+    logger = logging.getLogger(f"faust.{__name__}")
+    _client: LibrdkafkaProducer
+
+    async def on_start(self) -> None:
+        """Connect; with transactions, fence an earlier process of the same instance."""
+        transport = self.transport
+        self._transactional = transport.exactly_once
+        await self.loop.run_in_executor(None, self.start_client, transport.make_producer)
+        await super().on_start()
+
+    def start_client(self, make: Callable[[], LibrdkafkaProducer]) -> None:
+        """Create the librdkafka producer.
+
+        Raises:
+            BrokerError: the brokers do not answer within ``BROKER_DEADLINE_S``.
+        """
+        self._client = make()
+        self._in_transaction = False
+        self._failure: KafkaError | None = None
+        if self._transactional:
+            self._try(lambda: self._client.init_transactions(BROKER_DEADLINE_S))
+
+    def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+        """Add one record to the current transaction, waiting while the send queue is full.
+
+        Raises:
+            FencedError: another process has taken this instance's place.
+            BrokerError: the brokers take nothing within ``BROKER_DEADLINE_S``.
+        """
+        self._begin()
+        deadline_s = time.monotonic() + BROKER_DEADLINE_S
+        while True:
+            try:
+                self._client.produce(
+                    topic, value, key, partition=partition, on_delivery=self._on_delivery
+                )
+            except BufferError:
+                if time.monotonic() > deadline_s:
+                    raise BrokerError(
+                        f"Kafka took no records for {BROKER_DEADLINE_S:.0f} s; the worker stops "
+                        "and will go on where it last committed."
+                    ) from None
+                self._client.poll(0.1)
+            except KafkaException as error:
+                self._fail(error)
+            else:
+                return
+
+    def commit(self, group: GroupMember, offsets: list[TopicPartition]) -> None:
+        """Make everything published since the last commit, and ``offsets``, final.
+
+        Args:
+            group: lets the commit speak for this member of the consumer group.
+            offsets: next offset to read, by partition.
+
+        Raises:
+            FencedError: the group or the instance has moved on; nothing was committed.
+            BrokerError: not committed within ``BROKER_DEADLINE_S``, or refused.
+        """
+        if self._transactional:
+            self._begin()
+            metadata = group.call(lambda consumer: consumer.consumer_group_metadata())
+            self._try(
+                lambda: self._client.send_offsets_to_transaction(
+                    offsets, metadata.result(BROKER_DEADLINE_S), BROKER_DEADLINE_S
+                )
+            )
+            self._try(lambda: self._client.commit_transaction(BROKER_DEADLINE_S))
+            self._in_transaction = False
+        else:
+            remaining = self._client.flush(BROKER_DEADLINE_S)
+            if self._failure is not None:
+                self._fail(KafkaException(self._failure))
+            if remaining:
+                raise BrokerError(
+                    f"Kafka did not acknowledge {remaining} records within "
+                    f"{BROKER_DEADLINE_S:.0f} s; the worker stops and will repeat them."
+                )
+            self._try(
+                lambda: group.call(
+                    lambda consumer: consumer.commit(offsets=offsets, asynchronous=False)
+                ).result(BROKER_DEADLINE_S)
+            )
+
+    def abort(self) -> None:
+        """Withdraw what was published since the last commit, if the brokers can be reached."""
+        if self._in_transaction:
+            self._in_transaction = False
+            try:
+                self._client.abort_transaction(5.0)
+            except KafkaException as error:
+                log.info("the open transaction will time out: %s", describe(error))
+
+    async def flush(self) -> None:
+        """Nothing to do: only :meth:`commit` decides what is final."""
+
+    async def send(self, *_args: Any, **_options: Any) -> NoReturn:
+        """Refused, as it would bypass the transaction."""
+        raise NotImplementedError(
+            "agents publish by returning outputs from their step; see worker/transport/processor.py"
+        )
+
+    send_and_wait = send
+
+    def _begin(self) -> None:
+        if self._transactional and not self._in_transaction:
+            self._try(self._client.begin_transaction)
+            self._in_transaction = True
+
+    def _on_delivery(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None and self._failure is None:
+            self._failure = error
+
+    def _try(self, call: Callable[[], object]) -> None:
+        """Run a librdkafka call, repeating it while the error is a passing one."""
+        deadline_s = time.monotonic() + BROKER_DEADLINE_S
+        while True:
+            try:
+                call()
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline_s:
+                    self._fail(error)
+                log.warning("Kafka: %s; trying again", describe(error))
+                time.sleep(0.1)
+            else:
+                return
+
+    def _fail(self, error: KafkaException) -> NoReturn:
+        cause = error.args[0]
+        if cause.code() in _FENCED:
+            raise FencedError(
+                "another worker has taken over (same worker.instance_id, or this one was away "
+                f"for longer than its session): {describe(error)}."
+            ) from error
+        if cause.code() == KafkaError._TIMED_OUT:  # noqa: SLF001
+            raise BrokerError(
+                f"Kafka did not answer within {BROKER_DEADLINE_S:.0f} s: {describe(error)}; "
+                "check kafka.brokers and that the cluster is up."
+            ) from error
+        raise BrokerError(f"Kafka refused: {describe(error)}.") from error

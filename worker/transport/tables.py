@@ -1,0 +1,175 @@
+"""The Faust table that holds machine state, and the manager that restores it.
+
+Faust's own recovery reads the changelog through the main consumer, swallows its
+exceptions and stops every partition during every rebalance. This manager restores
+only the partitions that are new, beside the running ones, and lets any failure
+crash the app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import faust
+from faust.stores.base import Store
+from faust.tables.manager import TableManager as FaustTableManager
+from faust.types import TP
+
+from worker.core.state import PartitionState
+
+if TYPE_CHECKING:
+    from worker.transport.driver import Transport
+    from worker.transport.processor import Processor
+
+log = logging.getLogger(__name__)
+service_log = logging.getLogger(f"faust.{__name__}")  # life-cycle messages of Faust services
+
+
+class StateTable(faust.Table):  # type: ignore[misc]
+    """A table of panes: ``table[b"machine|slot"]`` is the row that the changelog holds.
+
+    Rows change only through the processor's step, never by assignment.
+    """
+
+    logger = service_log
+
+    def __init__(
+        self,
+        *args: Any,
+        processor: Processor,
+        new_state: Callable[[int], PartitionState],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.processor = processor
+        self.new_state = new_state
+
+    def _new_store(self) -> Store:
+        return _RowStore("memory://", self.app, self, table_name=self.name)
+
+
+class _RowStore(Store):  # type: ignore[misc]
+    """The rows of all owned partitions as a read-only mapping."""
+
+    logger = service_log
+
+    def _rows(self) -> dict[bytes, bytes]:
+        owned = self.table.processor.owned.values()
+        return {key: row for partition in owned for key, row in partition.state.snapshot()}
+
+    def __getitem__(self, key: bytes) -> bytes:
+        return self._rows()[key]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._rows())
+
+    def __len__(self) -> int:
+        return len(self._rows())
+
+    def __setitem__(self, key: bytes, value: bytes) -> NoReturn:
+        raise TypeError("rows of machine state change only through the pipeline's step")
+
+    def __delitem__(self, key: bytes) -> NoReturn:
+        raise TypeError("rows of machine state change only through the pipeline's step")
+
+    def apply_changelog_batch(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise TypeError("rows of machine state are restored by worker/transport/restore.py")
+
+    def reset_state(self) -> None:
+        """Nothing is kept outside the processor."""
+
+    def _no_backup(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise TypeError("the changelog topic is the backup of machine state")
+
+    backup_partition = restore_backup = _no_backup
+
+
+class TableManager(FaustTableManager):  # type: ignore[misc]
+    """Restores the partitions that are new to this process, then opens them."""
+
+    logger = service_log
+
+    def __init__(self, app: Any, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self._restored = asyncio.Event()
+
+    async def on_start(self) -> None:
+        """Register the tables; nothing waits for Faust's recovery service."""
+        await self._update_channels()
+
+    async def _update_channels(self) -> None:
+        self._tables_finalized.set()
+        for table in self.values():
+            await table.maybe_start()
+        self._tables_registered.set()
+
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        """Restore what is new, then let everything owned flow.
+
+        Raises:
+            StateError, BrokerError: restoring failed; Faust crashes the app with it.
+        """
+        transport: Transport = self.app.transport
+        for table in self.values():
+            await self._restore(table, transport)
+        self.app.flow_control.resume()
+        self.app.consumer.resume_flow()
+        await self.app._fetcher.maybe_start()  # noqa: SLF001 (as Faust's own recovery does)
+        self._restored.set()
+        self.app.on_rebalance_end()
+
+    async def _restore(self, table: StateTable, transport: Transport) -> None:
+        consumer, processor = self.app.consumer, table.processor
+        missing = {
+            partition: assignment
+            for partition, assignment in consumer.assignments().items()
+            if (owned := processor.owned.get(partition)) is None
+            or owned.epoch != assignment.epoch
+        }
+        if not missing:
+            return
+        started_s = time.perf_counter()
+        states = {p: table.new_state(assignment.offset) for p, assignment in missing.items()}
+        rows = await self.loop.run_in_executor(
+            None,
+            transport.restore,
+            states,
+            lambda partition: consumer.owns(partition, missing[partition].epoch),
+        )
+        duration_s = time.perf_counter() - started_s
+        for partition, assignment in missing.items():
+            taken = await asyncio.wrap_future(
+                processor.take_over(
+                    partition,
+                    states[partition],
+                    assignment.epoch,
+                    lambda p=partition, e=assignment.epoch: consumer.owns(p, e),  # type: ignore[misc]
+                )
+            )
+            if taken:
+                consumer.open(partition, assignment.epoch)
+        machines = sum(len(state) for state in states.values())
+        transport.listener.on_restored(duration_s)
+        log.info(
+            "restored %d rows of %d machines in partitions %s in %.2f s",
+            rows,
+            machines,
+            sorted(missing),
+            duration_s,
+        )
+
+    async def wait_until_recovery_completed(self) -> bool:
+        """Wait for the first assignment's state; True when stopped meanwhile."""
+        return bool(await self.wait_for_stopped(self._restored))
+
+    async def on_stop(self) -> None:
+        """Stop delivering, then the tables."""
+        await self.app._fetcher.stop()  # noqa: SLF001 (as Faust's own manager does)
+        for table in self.values():
+            await table.stop()
