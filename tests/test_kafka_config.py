@@ -8,10 +8,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from pydantic import SecretStr
 
 from load.local_kafka import LocalKafka
+from tests.support.kafka import NewRecord, create_topics, produce, unique
 from worker import kafka_config
 from worker.core.errors import BrokerError, ConfigError
+from worker.core.messages import Origin, dead_letter, encode
 from worker.kafka_config import client_config, connect, create_client, describe, kafka_logger
 from worker.settings import KafkaSettings
+from worker.topics import load_declarations
 
 NOBODY = KafkaSettings(brokers="127.0.0.1:1")
 
@@ -92,6 +95,23 @@ def test_the_logger_is_set_up_once() -> None:
 def test_errors_are_described_without_codes() -> None:
     error = KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down.")
     assert describe(error) == describe(KafkaException(error)) == "1/1 brokers are down"
+
+
+def test_a_dead_letter_with_the_longest_key_can_be_sent(kafka: LocalKafka) -> None:
+    declared = load_declarations()
+    topics = {name: unique(name) for name in ("sensor-events", "dead-letters")}
+    for name, topic in topics.items():
+        create_topics(kafka.bootstrap_servers, topic, config=declared[name].config)
+    key = b"k" * 1_048_000
+    produce(kafka.bootstrap_servers, topics["sensor-events"], [NewRecord(b"{}", key)])
+    letter = dead_letter("key-mismatch", "x", Origin("t", 0, 0), 0, key, b"{" * 65_536)
+    producer = create_client(Producer, KafkaSettings(brokers=kafka.bootstrap_servers))
+    errors: list[KafkaError | None] = []
+    producer.produce(
+        topics["dead-letters"], encode(letter), key, on_delivery=lambda e, _: errors.append(e)
+    )
+    assert producer.flush(20) == 0
+    assert errors == [None]
 
 
 def test_a_present_broker_tells_its_topics(kafka: LocalKafka) -> None:

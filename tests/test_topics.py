@@ -17,7 +17,7 @@ from tests.support.kafka import create_topics, unique, wait_until
 from worker.assets import asset_dir
 from worker.core.errors import BrokerError, ConfigError, TopicError
 from worker.core.messages import MAX_EVENT_BYTES
-from worker.kafka_config import connect
+from worker.kafka_config import MAX_RECORD_BYTES, connect
 from worker.settings import KafkaSettings, Settings
 from worker.topics import (
     CHANGELOG,
@@ -100,6 +100,7 @@ def test_the_longest_event_fits_into_every_topic_it_may_reach() -> None:
     longest_record = int(declarations[INPUT].config["max.message.bytes"])
     longest_letter = int(declarations["dead-letters"].config["max.message.bytes"])
     assert longest_letter > longest_record + 2 * 16_384 * 4 / 3 + 4096
+    assert longest_letter == MAX_RECORD_BYTES
 
 
 @pytest.mark.parametrize(

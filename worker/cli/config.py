@@ -32,7 +32,9 @@ def show(
     if as_json:
         typer.echo(json.dumps([asdict(value) for value in values], indent=2))
         return
-    table = Table("setting", "value", "origin", title="Settings")
+    table = Table(title="Settings")
+    for heading in ("setting", "value", "origin"):
+        table.add_column(heading, overflow="fold")
     for value in values:
         shown = "(not set)" if value.value is None else str(value.value)
         dim = "dim" if value.origin == "default" else ""
