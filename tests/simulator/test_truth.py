@@ -122,3 +122,7 @@ def test_anomalies_may_come_in_any_order() -> None:
     found = [*anomalies(5.5, 3), *anomalies(8.5, 4, "b"), *anomalies(15, 2)]
     shuffled = [found[i] for i in np.random.default_rng(0).permutation(len(found))]
     assert match_faults(known, shuffled) == match_faults(known, found)
+
+
+def test_anomalies_of_machines_that_were_not_simulated_are_ignored() -> None:
+    assert match_faults(truth(fault(5, 6)), anomalies(5.5, 3, "elsewhere")).detected == 0

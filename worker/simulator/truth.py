@@ -101,7 +101,8 @@ def match_faults(truth: Truth, anomalies: Iterable[tuple[str, int]]) -> FaultRep
     sensors and drift) with the window after it, in which aggregates still show it.
 
     Args:
-        anomalies: (machine_id, event time in microseconds) each, in any order.
+        anomalies: (machine_id, event time in microseconds) each, in any order; those of
+            machines that were not simulated are ignored.
     """
     times: Mapping[str, NDArray[np.int64]] = _sorted_times(truth, anomalies)
     quiet = fault_free_intervals(truth)
@@ -153,7 +154,8 @@ def _sorted_times(
 ) -> dict[str, NDArray[np.int64]]:
     found: dict[str, list[int]] = {machine: [] for machine in truth.machines}
     for machine, time_us in anomalies:
-        found[machine].append(time_us)
+        if machine in found:
+            found[machine].append(time_us)
     return {machine: np.sort(np.array(t, np.int64)) for machine, t in found.items()}
 
 
