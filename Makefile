@@ -83,8 +83,9 @@ bench: $(STAMP_DEV) kafka-jars ## Measure throughput and restore on a real Kafka
 	@exec $(BIN)/python -m load.bench $(ARGS)
 
 .PHONY: train-default-model
-train-default-model: $(STAMP_DEV) ## Train the default model bundle anew from the simulator
-	@exec $(BIN)/driftdetector train $(ARGS)
+train-default-model: $(STAMP_DEV) ## Train a new version of the default bundle on healthy simulated machines
+	@exec $(BIN)/driftdetector train --simulate \
+		--channels models/machine-health/channels.toml --out models/machine-health $(ARGS)
 
 .PHONY: schemas
 schemas: $(STAMP_RUNTIME) ## Write schemas/*.json and the AsyncAPI document from worker/core/messages.py
