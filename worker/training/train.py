@@ -124,14 +124,7 @@ def train(
             training_date=training_date,
             contamination=contamination,
         ),
-        training=TrainingData(
-            source=readings.source,
-            rows=len(inputs),
-            machines=len(set(readings.machine_ids)),
-            start=format_time_us(int(readings.times_us.min())),
-            end=format_time_us(int(readings.times_us.max())),
-            seed=seed,
-        ),
+        training=_described(readings, len(inputs), seed),
         spec=spec.to_dict(),
         feature=_learned_features(spec, features),
         golden=_golden(inputs, scores),
@@ -175,6 +168,17 @@ def write_bundle(target: Path, content: bytes, manifest: Manifest) -> None:
         (new / MANIFEST_NAME).write_text(text, encoding="utf-8")
         load_bundle(new, target.parent)
         shutil.move(new, target)
+
+
+def _described(readings: TrainingReadings, rows: int, seed: int) -> TrainingData:
+    return TrainingData(
+        source=readings.source,
+        rows=rows,
+        machines=len(set(readings.machine_ids)),
+        start=format_time_us(int(readings.times_us.min())),
+        end=format_time_us(int(readings.times_us.max())),
+        seed=seed,
+    )
 
 
 def _features(spec: ChannelSpec, readings: TrainingReadings) -> Floats:
