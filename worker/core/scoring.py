@@ -24,6 +24,9 @@ The score of a row must not depend on the other rows of the call.
 
 MAX_CAUSES = 3
 NOTABLE_DEVIATION = 2.0
+# An isolation forest saturates: few readings get beyond a quarter of the way to -1.
+MEDIUM_DEPTH = 0.05
+HIGH_DEPTH = 0.15
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,9 @@ class Scoring:
     def severity(self, score: float) -> Severity:
         """Grade by how far ``score`` is on the way from the threshold to the worst score, -1."""
         depth = (self.threshold - score) / (1.0 + self.threshold)
-        if depth >= 0.3:
+        if depth >= HIGH_DEPTH:
             return "high"
-        return "medium" if depth >= 0.1 else "low"
+        return "medium" if depth >= MEDIUM_DEPTH else "low"
 
     def causes(self, spec: ChannelSpec, features: NDArray[np.float64]) -> list[Cause]:
         """Rank what deviates most from training, one feature a channel.

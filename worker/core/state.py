@@ -65,6 +65,7 @@ class PartitionState:
         self._dtype = row_dtype(len(spec.continuous))
         self._fingerprint = fingerprint(spec)
         self._slots = spec.slots
+        self._slot_names = [b"%d" % slot for slot in range(self._slots)]
         self._keys: list[bytes] = []
         self._index: dict[bytes, int] = {}
         self._capacity = 0
@@ -129,40 +130,50 @@ class PartitionState:
             StateError: naming the key of the first row that this version did not write
                 for these channels and this window.
         """
-        keys = [self._parse_key(key) for key, _ in rows]
-        for key, value in rows:
-            if value is None or len(value) != self._dtype.itemsize:
-                raise StateError(
-                    f"state row {key!r} has {0 if value is None else len(value)} bytes instead "
-                    f"of {self._dtype.itemsize}: it is damaged, or was written for another set "
-                    "of channels; give the worker another worker.app_id or restore the bundle."
-                )
-        records = np.frombuffer(b"".join(value for _, value in rows), self._dtype)
-        self._check_records(records, rows)
-        machines = self.indices([machine_id for machine_id, _ in keys])
-        slots = np.array([slot for _, slot in keys], np.int64)
+        if not rows:
+            return
+        records = self._parse_values(rows)
+        machine_ids, slots = self._parse_keys(rows, records)
+        machines = self.indices(machine_ids)
         self._panes[machines, slots] = records["pane"]
         self._stats[machines, slots] = records["stats"]
         np.maximum.at(self._newest_us, machines, records["newest_us"])
         self._closed_before[machines] = windows.EMPTY
 
-    def _check_records(
-        self, records: NDArray[np.void], rows: Sequence[tuple[bytes, bytes]]
-    ) -> None:
+    def _parse_values(self, rows: Sequence[tuple[bytes, bytes]]) -> NDArray[np.void]:
+        size = self._dtype.itemsize
+        for key, value in rows:
+            if not value or len(value) != size:
+                raise StateError(
+                    f"state row {key!r} has {len(value or b'')} bytes instead of {size}: it is "
+                    "damaged, or was written for another set of channels; give the worker another "
+                    "worker.app_id to start with empty state, or the bundle it was written with."
+                )
+        records = np.frombuffer(b"".join([value for _, value in rows]), self._dtype)
         wrong = (records["version"] != ROW_VERSION) | (records["fingerprint"] != self._fingerprint)
         if wrong.any():
-            first = int(np.argmax(wrong))
             raise StateError(
-                f"state row {rows[first][0]!r} was written by another version or for another "
-                "window or set of channels; give the worker another worker.app_id to start "
-                "with empty state, or the bundle that the state was written with."
+                f"state row {rows[int(np.argmax(wrong))][0]!r} was written by another version or "
+                "for another window or set of channels; give the worker another worker.app_id to "
+                "start with empty state, or the bundle that the state was written with."
             )
+        return records
 
-    def _parse_key(self, key: bytes) -> tuple[bytes, int]:
-        machine_id, _, slot = key.rpartition(b"|")
-        if not machine_id or not slot.isdigit() or int(slot) >= self._slots:
-            raise StateError(f"state row {key!r} has no key of the form machine_id|slot.")
-        return machine_id, int(slot)
+    def _parse_keys(
+        self, rows: Sequence[tuple[bytes, bytes]], records: NDArray[np.void]
+    ) -> tuple[list[bytes], NDArray[np.int64]]:
+        slots = records["pane"] % self._slots
+        machine_ids = []
+        for (key, _), slot in zip(rows, slots.tolist(), strict=True):
+            machine_id, _, written = key.rpartition(b"|")
+            if not machine_id or written != self._slot_names[slot]:
+                raise StateError(
+                    f"state row {key!r} does not belong under that key, which should end in "
+                    f"|{slot}: the changelog is damaged; give the worker another worker.app_id "
+                    "to start with empty state."
+                )
+            machine_ids.append(machine_id)
+        return machine_ids, slots
 
     def _rows(self, which: NDArray[np.bool_]) -> list[tuple[bytes, bytes]]:
         machines, slots = np.nonzero(which)

@@ -70,8 +70,10 @@ class Transport(base.Transport):  # type: ignore[misc]
                 "enable.auto.offset.store": False,
                 "isolation.level": "read_committed",
                 "fetch.wait.max.ms": 50,
-                "queued.min.messages": 50_000,
+                "queued.min.messages": 100_000,
                 "queued.max.messages.kbytes": 65_536,
+                # librdkafka waits a second, by default, once its queue has been full.
+                "fetch.queue.backoff.ms": 10,
             },
         )
 
@@ -103,6 +105,8 @@ class Transport(base.Transport):  # type: ignore[misc]
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": 10,
+                "fetch.message.max.bytes": 8 * 1024 * 1024,
+                "fetch.queue.backoff.ms": 10,
                 "check.crcs": True,
             },
         )

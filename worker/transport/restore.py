@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -34,7 +34,6 @@ class _Progress:
 
     end: int
     position: int = 0
-    rows: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
@@ -104,25 +103,32 @@ def _read(
                 f"changelog {topic!r} has not moved for {STALLED_AFTER_S:.0f} s while restoring; "
                 "check the cluster for unavailable partitions or a hanging transaction."
             )
-        for message in messages:
-            _take(message, topic, progress)
-        for partition, read in progress.items():
-            states[partition].restore(read.rows)
-            rows += len(read.rows)
-            read.rows.clear()
+        for partition, batch in _by_partition(messages, topic, progress).items():
+            states[partition].restore(batch)
+            rows += len(batch)
         if now_s - told_s > PROGRESS_EVERY_S:
             told_s = now_s
             log.info("restoring %d partitions: %d rows so far", len(progress), rows)
     return rows
 
 
-def _take(message: Message, topic: str, progress: dict[int, _Progress]) -> None:
-    read = progress[message.partition()]
-    error = message.error()
-    if error is None:
-        read.rows.append((message.key(), message.value()))
-        read.position = message.offset() + 1
-    elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-        read.position = message.offset()
-    elif error.fatal() or not error.retriable():
-        raise BrokerError(f"reading changelog {topic!r}: {describe(error)}.")
+def _by_partition(
+    messages: list[Message], topic: str, progress: dict[int, _Progress]
+) -> dict[int, list[tuple[bytes, bytes]]]:
+    """Group rows, and move ``progress`` past them."""
+    groups: dict[int, list[Message]] = {}
+    for message in messages:
+        error = message.error()
+        if error is None:
+            groups.setdefault(message.partition(), []).append(message)
+        elif error.code() == KafkaError._PARTITION_EOF:
+            progress[message.partition()].position = message.offset()
+        elif error.fatal() or not error.retriable():
+            raise BrokerError(f"reading changelog {topic!r}: {describe(error)}.")
+    for partition, group in groups.items():
+        read = progress[partition]
+        read.position = max(read.position, group[-1].offset() + 1)
+    return {
+        partition: [(message.key(), message.value()) for message in group]
+        for partition, group in groups.items()
+    }

@@ -1,0 +1,298 @@
+"""``make bench``: throughput and restart of the worker on a real Kafka.
+
+Prints events/s exactly-once and at-least-once beside the bare loop of the same run
+(the machines are noisy: read the ratios), and how long a worker that was killed
+takes to score again with the state of 10,000 machines. Writes build/bench.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Producer
+from rich.console import Console
+from rich.table import Table
+
+from load.local_kafka import LocalKafka
+from worker import topics
+from worker.assets import asset_dir
+from worker.kafka_config import connect
+from worker.models.bundle import load_bundle
+from worker.settings import load_settings
+from worker.simulator import FaultRates, Simulator
+
+BUILD = Path("build")
+DEADLINE_S = 300.0
+PARTITIONS = 4
+RESTORE_MACHINES = 10_000
+RESTORE_MINUTES = 66
+US_PER_S = 1_000_000
+console = Console(stderr=True)
+
+
+class WorkerProcess:
+    """One ``driftdetector worker`` and what its metrics say."""
+
+    def __init__(self, brokers: str, app_id: str, topic: str, guarantee: str, log: Path) -> None:
+        self.started_s = time.perf_counter()
+        env = {
+            **os.environ,
+            "DRIFTDETECTOR_KAFKA__BROKERS": brokers,
+            "DRIFTDETECTOR_TOPICS__SENSOR_EVENTS": topic,
+            "DRIFTDETECTOR_WORKER__APP_ID": app_id,
+            "DRIFTDETECTOR_WORKER__INSTANCE_ID": "bench",
+            "DRIFTDETECTOR_WORKER__PROCESSING_GUARANTEE": guarantee,
+            "DRIFTDETECTOR_HTTP__PORT": "18099",
+        }
+        command = [sys.executable, "-m", "worker", "worker"]
+        self.process = subprocess.Popen(command, env=env, stderr=log.open("ab"))
+
+    def metrics(self) -> dict[str, float]:
+        """Sums over all labels by metric name; empty while the port does not answer."""
+        try:
+            with urllib.request.urlopen("http://127.0.0.1:18099/metrics", timeout=5) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return {}
+        sums: dict[str, float] = {}
+        for name, value in re.findall(r"^(\w+)(?:\{.*\})? ([-\d.e+]+)$", text, re.MULTILINE):
+            sums[name] = sums.get(name, 0.0) + float(value)
+        return sums
+
+    def wait_for(self, events: int) -> list[tuple[float, dict[str, float]]]:
+        """Watch the metrics until ``events`` are processed; returns (seconds, metrics)."""
+        samples = []
+        while time.perf_counter() - self.started_s < DEADLINE_S:
+            if self.process.poll() is not None:
+                raise SystemExit(f"the worker ended with status {self.process.returncode}")
+            sample = self.metrics()
+            samples.append((time.perf_counter(), sample))
+            if sample.get("events_processed_total", 0) >= events:
+                return samples
+            time.sleep(0.05)
+        raise SystemExit(f"the worker did not process {events} events in {DEADLINE_S:.0f} s")
+
+    def end(self, with_signal: int = signal.SIGTERM) -> None:
+        """Signal the process and wait for its end."""
+        self.process.send_signal(with_signal)
+        self.process.wait(60)
+
+
+@contextmanager
+def stage(text: str) -> Iterator[None]:
+    """Say what is going on."""
+    console.print(f"[dim]{text} ...[/dim]")
+    yield
+
+
+def create_topics(brokers: str, topic: str, app_id: str) -> None:
+    """Create the declared topics for one worker."""
+    settings = load_settings(
+        None,
+        {},
+        {"kafka.brokers": brokers, "topics.sensor_events": topic, "worker.app_id": app_id},
+    )
+    admin, metadata = connect(settings.kafka, 30)
+    planned = topics.plan(settings, topics.load_declarations(), metadata)
+    missing = [planned_topic for planned_topic in planned if planned_topic.name not in metadata.topics]
+    topics.create(admin, missing, 30, 1)
+
+
+def publish(
+    brokers: str, topic: str, machines: int, interval_s: float, events: int, seed: int = 1
+) -> float:
+    """Publish simulated events of the last hours; returns their mean size in bytes."""
+    producer = Producer(
+        {
+            "bootstrap.servers": brokers,
+            "linger.ms": 20,
+            "compression.type": "lz4",
+            "queue.buffering.max.messages": 1_000_000,
+            "partitioner": "murmur2_random",
+        }
+    )
+    span_us = int(events / machines * interval_s * US_PER_S)
+    start_us = int(time.time() * US_PER_S) - span_us - 120 * US_PER_S
+    spec = load_bundle("machine-health", asset_dir("models")).spec
+    simulator = Simulator(
+        spec,
+        machines=machines,
+        interval_s=interval_s,
+        start_us=start_us,
+        seed=seed,
+        faults=FaultRates.none(),
+    )
+    sent = size = 0
+    until_us = start_us
+    while sent < events:
+        until_us += int(20_000 / machines * interval_s * US_PER_S)
+        for key, value in simulator.advance(until_us):
+            while True:
+                try:
+                    producer.produce(topic, value, key)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            sent += 1
+            size += len(value)
+            if sent == events:
+                break
+        producer.poll(0)
+    if producer.flush(60):
+        raise SystemExit("Kafka did not take all events")
+    return size / sent
+
+
+def worker_rate(brokers: str, topic: str, events: int, guarantee: str, round_: int) -> dict[str, float]:
+    """Events/s of a fresh worker over the middle of the run, and its shares of time."""
+    app_id = f"bench-{guarantee.replace('_', '-')}-{round_}"
+    create_topics(brokers, topic, app_id)
+    worker = WorkerProcess(brokers, app_id, topic, guarantee, BUILD / "bench-worker.log")
+    try:
+        samples = worker.wait_for(events)
+    finally:
+        worker.end()
+
+    def processed(sample: dict[str, float]) -> float:
+        return sample.get("events_processed_total", 0.0)
+
+    middle = [s for s in samples if 0.1 * events <= processed(s[1]) <= 0.95 * events]
+    (first_s, first), (last_s, last) = middle[0], middle[-1]
+    duration_s = last_s - first_s
+
+    def share(name: str) -> float:
+        return (last[f"{name}_duration_seconds_sum"] - first[f"{name}_duration_seconds_sum"]) / duration_s
+
+    return {
+        "events_per_s": (processed(last) - processed(first)) / duration_s,
+        "step_share": share("step"),
+        "commit_share": share("commit"),
+    }
+
+
+def bare_rate(brokers: str, topic: str, events: int, round_: int) -> dict[str, Any]:
+    """Events/s of the bare loop, and its shares of time."""
+    command = [sys.executable, "-m", "load.bare_loop", brokers, topic, f"bare-{round_}", str(events)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def restore_times(brokers: str) -> dict[str, float]:
+    """Kill a worker that holds 10,000 machines; time the next one's first scored event."""
+    topic, app_id = "bench-restore", "bench-restore"
+    create_topics(brokers, topic, app_id)
+    events = RESTORE_MACHINES * RESTORE_MINUTES
+    with stage(f"publishing {events} events of {RESTORE_MACHINES} machines, one a minute"):
+        publish(brokers, topic, RESTORE_MACHINES, 60.0, events)
+    worker = WorkerProcess(brokers, app_id, topic, "exactly_once", BUILD / "bench-worker.log")
+    worker.wait_for(events)
+    time.sleep(1.0)
+    worker.end(signal.SIGKILL)
+    publish(brokers, topic, RESTORE_MACHINES, 60.0, RESTORE_MACHINES, seed=2)
+    worker = WorkerProcess(brokers, app_id, topic, "exactly_once", BUILD / "bench-worker.log")
+    try:
+        end_s, metrics = worker.wait_for(1)[-1]
+    finally:
+        worker.end()
+    return {
+        "restart_10k_machines_s": end_s - worker.started_s,
+        "restore_10k_machines_s": metrics["restore_duration_seconds_sum"],
+    }
+
+
+def report(rows: list[dict[str, Any]], restart: dict[str, float], path: Path) -> None:
+    """Print the table and write the JSON file."""
+    by_name = {row["name"]: row for row in rows}
+    bare = by_name["bare loop"]["events_per_s"]
+    table = Table(title=f"driftdetector on {os.cpu_count()} cores, Kafka beside it")
+    for column in ("", "events/s", "range", "of the bare loop", "share of time by stage"):
+        table.add_column(column, justify="left" if column in ("", "share of time by stage") else "right")
+    for row in rows:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in row["shares"].items())
+        table.add_row(
+            row["name"],
+            f"{row['events_per_s']:,.0f}",
+            f"{row['lowest']:,.0f} to {row['highest']:,.0f}",
+            f"{row['events_per_s'] / bare:.0%}",
+            shares,
+        )
+    Console().print(table)
+    print(
+        f"restart after kill -9 with {RESTORE_MACHINES} machines: first scored event after "
+        f"{restart['restart_10k_machines_s']:.2f} s, of which restore "
+        f"{restart['restore_10k_machines_s']:.2f} s"
+    )
+    exactly_once = by_name["exactly once"]["events_per_s"]
+    at_least_once = by_name["at least once"]["events_per_s"]
+    figures = {
+        "exactly_once_events_per_s": round(exactly_once),
+        "at_least_once_events_per_s": round(at_least_once),
+        "bare_loop_events_per_s": round(bare),
+        "exactly_once_of_bare_loop_ratio": round(exactly_once / bare, 3),
+        "exactly_once_of_at_least_once_ratio": round(exactly_once / at_least_once, 3),
+        **{name: round(seconds, 3) for name, seconds in restart.items()},
+        "rows": rows,
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"written to {path}")
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--events", type=int, default=1_500_000, help="per run")
+    parser.add_argument("--machines", type=int, default=1_000)
+    parser.add_argument("--runs", type=int, default=3, help="of each kind")
+    options = parser.parse_args()
+    BUILD.mkdir(exist_ok=True)
+    with LocalKafka(heap_mb=1024) as kafka:
+        brokers, topic = kafka.bootstrap_servers, "bench-events"
+        create_topics(brokers, topic, "bench")
+        with stage(f"publishing {options.events} events of {options.machines} machines"):
+            size = publish(brokers, topic, options.machines, 2.4, options.events)
+        console.print(f"[dim]mean size {size:.0f} bytes[/dim]")
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for round_ in range(options.runs):
+            with stage(f"round {round_ + 1} of {options.runs}"):
+                runs.setdefault("bare loop", []).append(
+                    bare_rate(brokers, topic, options.events, round_)
+                )
+                for guarantee in ("exactly_once", "at_least_once"):
+                    runs.setdefault(guarantee.replace("_", " "), []).append(
+                        worker_rate(brokers, topic, options.events, guarantee, round_)
+                    )
+            console.print({name: round(done[-1]["events_per_s"]) for name, done in runs.items()})
+        report([_summary(name, done) for name, done in runs.items()], restore_times(brokers), BUILD / "bench.json")
+
+
+def _summary(name: str, done: list[dict[str, Any]]) -> dict[str, Any]:
+    rates = [run["events_per_s"] for run in done]
+    shares = [key for key in done[0] if key.endswith("_share")]
+    return {
+        "name": name,
+        "events_per_s": statistics.median(rates),
+        "lowest": min(rates),
+        "highest": max(rates),
+        "shares": {
+            key.removesuffix("_share"): statistics.median(run[key] for run in done) for key in shares
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
