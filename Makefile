@@ -124,8 +124,9 @@ $(STAMP_KAFKA): load/kafka/pom.xml
 	@command -v mvn >/dev/null || { echo "make: Maven is needed to fetch Apache Kafka: apt-get install maven default-jre-headless" >&2; exit 1; }
 	@echo "Fetching Apache Kafka into $(KAFKA_LIBS)"
 	@mkdir -p build/kafka; new=$$(mktemp -d build/kafka/libs.XXXXXX) && chmod 755 $$new \
-		&& mvn --quiet --batch-mode -Dstyle.color=never --file load/kafka/pom.xml dependency:copy-dependencies \
-			-DoutputDirectory="$(CURDIR)/$$new" \
+		&& { mvn --batch-mode --file load/kafka/pom.xml dependency:copy-dependencies \
+			-DoutputDirectory="$(CURDIR)/$$new" >$$new/maven.log 2>&1 \
+			|| { tail -n 20 $$new/maven.log >&2; rm -rf $$new; exit 1; }; } \
 		&& touch $$new/.complete && rm -rf $(KAFKA_LIBS) && mv -T $$new $(KAFKA_LIBS)
 
 $(STAMP_ASYNCAPI): $(ASYNCAPI)/package-lock.json
