@@ -10,13 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import signal
 import statistics
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,14 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from load.local_kafka import LocalKafka
-from worker import topics
+from load.worker_process import WorkerProcess, create_topics
 from worker.assets import asset_dir
-from worker.kafka_config import connect
 from worker.models.bundle import load_bundle
-from worker.settings import load_settings
 from worker.simulator import FaultRates, Simulator
 
 BUILD = Path("build")
+LOG = BUILD / "bench-worker.log"
 DEADLINE_S = 300.0
 PARTITIONS = 4
 RESTORE_MACHINES = 10_000
@@ -43,72 +39,11 @@ US_PER_S = 1_000_000
 console = Console(stderr=True)
 
 
-class WorkerProcess:
-    """One ``driftdetector worker`` and what its metrics say."""
-
-    def __init__(self, brokers: str, app_id: str, topic: str, guarantee: str, log: Path) -> None:
-        self.started_s = time.perf_counter()
-        env = {
-            **os.environ,
-            "DRIFTDETECTOR_KAFKA__BROKERS": brokers,
-            "DRIFTDETECTOR_TOPICS__SENSOR_EVENTS": topic,
-            "DRIFTDETECTOR_WORKER__APP_ID": app_id,
-            "DRIFTDETECTOR_WORKER__INSTANCE_ID": "bench",
-            "DRIFTDETECTOR_WORKER__PROCESSING_GUARANTEE": guarantee,
-            "DRIFTDETECTOR_HTTP__PORT": "18099",
-        }
-        command = [sys.executable, "-m", "worker", "worker"]
-        self.process = subprocess.Popen(command, env=env, stderr=log.open("ab"))
-
-    def metrics(self) -> dict[str, float]:
-        """Sums over all labels by metric name; empty while the port does not answer."""
-        try:
-            with urllib.request.urlopen("http://127.0.0.1:18099/metrics", timeout=5) as answer:
-                text = answer.read().decode()
-        except OSError:
-            return {}
-        sums: dict[str, float] = {}
-        for name, value in re.findall(r"^(\w+)(?:\{.*\})? ([-\d.e+]+)$", text, re.MULTILINE):
-            sums[name] = sums.get(name, 0.0) + float(value)
-        return sums
-
-    def wait_for(self, events: int) -> list[tuple[float, dict[str, float]]]:
-        """Watch the metrics until ``events`` are processed; returns (seconds, metrics)."""
-        samples = []
-        while time.perf_counter() - self.started_s < DEADLINE_S:
-            if self.process.poll() is not None:
-                raise SystemExit(f"the worker ended with status {self.process.returncode}")
-            sample = self.metrics()
-            samples.append((time.perf_counter(), sample))
-            if sample.get("events_processed_total", 0) >= events:
-                return samples
-            time.sleep(0.05)
-        raise SystemExit(f"the worker did not process {events} events in {DEADLINE_S:.0f} s")
-
-    def end(self, with_signal: int = signal.SIGTERM) -> None:
-        """Signal the process and wait for its end."""
-        self.process.send_signal(with_signal)
-        self.process.wait(60)
-
-
 @contextmanager
 def stage(text: str) -> Iterator[None]:
     """Say what is going on."""
     console.print(f"[dim]{text} ...[/dim]")
     yield
-
-
-def create_topics(brokers: str, topic: str, app_id: str) -> None:
-    """Create the declared topics for one worker."""
-    settings = load_settings(
-        None,
-        {},
-        {"kafka.brokers": brokers, "topics.sensor_events": topic, "worker.app_id": app_id},
-    )
-    admin, metadata = connect(settings.kafka, 30)
-    planned = topics.plan(settings, topics.load_declarations(), metadata)
-    missing = [planned_topic for planned_topic in planned if planned_topic.name not in metadata.topics]
-    topics.create(admin, missing, 30, 1)
 
 
 def publish(
@@ -159,12 +94,10 @@ def publish(
 def worker_rate(brokers: str, topic: str, events: int, guarantee: str, round_: int) -> dict[str, float]:
     """Events/s of a fresh worker over the middle of the run, and its shares of time."""
     app_id = f"bench-{guarantee.replace('_', '-')}-{round_}"
-    create_topics(brokers, topic, app_id)
-    worker = WorkerProcess(brokers, app_id, topic, guarantee, BUILD / "bench-worker.log")
-    try:
-        samples = worker.wait_for(events)
-    finally:
-        worker.end()
+    create_topics(_settings(brokers, topic, app_id))
+    settings = {**_settings(brokers, topic, app_id), "worker.processing_guarantee": guarantee}
+    with WorkerProcess(settings, LOG) as worker:
+        samples = worker.wait_for_events(events, DEADLINE_S)
 
     def processed(sample: dict[str, float]) -> float:
         return sample.get("events_processed_total", 0.0)
@@ -191,23 +124,30 @@ def bare_rate(brokers: str, topic: str, events: int, round_: int) -> dict[str, A
     return result
 
 
+def _settings(brokers: str, topic: str, app_id: str) -> dict[str, str]:
+    return {
+        "kafka.brokers": brokers,
+        "topics.sensor_events": topic,
+        "worker.app_id": app_id,
+        "worker.instance_id": "bench",
+    }
+
+
 def restore_times(brokers: str) -> dict[str, float]:
     """Kill a worker that holds 10,000 machines; time the next one's first scored event."""
-    topic, app_id = "bench-restore", "bench-restore"
-    create_topics(brokers, topic, app_id)
+    topic = "bench-restore"
+    settings = _settings(brokers, topic, topic)
+    create_topics(settings)
     events = RESTORE_MACHINES * RESTORE_MINUTES
     with stage(f"publishing {events} events of {RESTORE_MACHINES} machines, one a minute"):
         publish(brokers, topic, RESTORE_MACHINES, 60.0, events)
-    worker = WorkerProcess(brokers, app_id, topic, "exactly_once", BUILD / "bench-worker.log")
-    worker.wait_for(events)
-    time.sleep(1.0)
-    worker.end(signal.SIGKILL)
+    with WorkerProcess(settings, LOG) as worker:
+        worker.wait_for_events(events, DEADLINE_S)
+        time.sleep(1.0)  # until the last commit
+        worker.kill()
     publish(brokers, topic, RESTORE_MACHINES, 60.0, RESTORE_MACHINES, seed=2)
-    worker = WorkerProcess(brokers, app_id, topic, "exactly_once", BUILD / "bench-worker.log")
-    try:
-        end_s, metrics = worker.wait_for(1)[-1]
-    finally:
-        worker.end()
+    with WorkerProcess(settings, LOG) as worker:
+        end_s, metrics = worker.wait_for_events(1, DEADLINE_S)[-1]
     return {
         "restart_10k_machines_s": end_s - worker.started_s,
         "restore_10k_machines_s": metrics["restore_duration_seconds_sum"],
@@ -262,7 +202,7 @@ def main() -> None:
     BUILD.mkdir(exist_ok=True)
     with LocalKafka(heap_mb=1024) as kafka:
         brokers, topic = kafka.bootstrap_servers, "bench-events"
-        create_topics(brokers, topic, "bench")
+        create_topics(_settings(brokers, topic, "bench"))
         with stage(f"publishing {options.events} events of {options.machines} machines"):
             size = publish(brokers, topic, options.machines, 2.4, options.events)
         console.print(f"[dim]mean size {size:.0f} bytes[/dim]")

@@ -194,3 +194,33 @@ def _record_of(message: Message) -> KafkaRecord:
         headers=tuple(message.headers() or ()),
         timestamp_ms=message.timestamp()[1],
     )
+
+
+def committed_offsets(
+    bootstrap_servers: str, group: str, topic: str, *, timeout_s: float = 30.0
+) -> dict[int, tuple[int, int]]:
+    """Return (committed offset or -1, end of the partition) of each partition of `topic`.
+
+    Reads without isolation, so the end counts open transactions too.
+    """
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap_servers,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "isolation.level": "read_uncommitted",
+        },
+        logger=QUIET,
+    )
+    try:
+        metadata = consumer.list_topics(topic, timeout=timeout_s)
+        partitions = [TopicPartition(topic, p) for p in metadata.topics[topic].partitions]
+        return {
+            partition.partition: (
+                max(partition.offset, -1),
+                consumer.get_watermark_offsets(partition, timeout=timeout_s)[1],
+            )
+            for partition in consumer.committed(partitions, timeout=timeout_s)
+        }
+    finally:
+        consumer.close()

@@ -6,6 +6,7 @@ a reason; nothing raises, whatever the bytes are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,8 +30,13 @@ EARLIEST_US = 946_684_800_000_000
 """2000-01-01: anything earlier is a clock that was never set, or seconds read as milliseconds."""
 LATEST_US = 4_102_444_800_000_000
 """2100-01-01; up to here a float64 of seconds resolves microseconds."""
+MAX_NESTING = 100
+"""How deep arrays and objects of unknown fields may be nested. The decoder's own bound depends
+on the caller's stack, so that the same bytes could be judged differently another time."""
 FIRST_MICROSECONDS = 10**14
 """Whole numbers from here on are microseconds (1973), below milliseconds (to the year 5138)."""
+MAX_DETAIL_CHARS = 500
+_JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -111,17 +117,20 @@ class EventDecoder:
         rows = np.delete(np.arange(len(chunk)), [reject.row for reject in rejects])
         columns = dict(zip(self._fields, self._columns(events), strict=True))
 
-        times_us = self._times_us(columns["timestamp"], chunk.timestamps_ms[rows])
+        # Producers may write any Kafka timestamp; beyond this range they are all as wrong.
+        records_us = np.clip(chunk.timestamps_ms[rows], -1, LATEST_US // 1000) * 1000
+        times_us = self._times_us(columns["timestamp"], records_us)
         continuous = [columns[channel.name] for channel in self._spec.continuous]
         raw = np.array(continuous, np.float64).T.reshape(len(rows), len(continuous))
         values, _ = mask_impossible(self._spec, raw)
 
-        usable = self._check(chunk, rows, times_us, values, rejects)
+        usable = self._check(rows, times_us, records_us, values, rejects)
         keep = np.flatnonzero(usable)
         pick = _picker(keep, len(rows))
         readings = Readings(
             rows=rows[keep],
-            machine_ids=[str.encode(machine_id) for machine_id in pick(columns["machine_id"])],
+            # The key of a usable event is its machine_id, already encoded.
+            machine_ids=pick(_picker(rows, len(chunk))(chunk.keys)),
             times_us=times_us[keep],
             values=values[keep],
             categories={c.name: pick(columns[c.name]) for c in self._spec.categorical},
@@ -137,11 +146,11 @@ class EventDecoder:
         """Decode every record; the whole chunk at once where nothing is wrong with it."""
         values = chunk.values
         try:
-            if max(map(len, values), default=0) <= MAX_EVENT_BYTES:  # type: ignore[arg-type]
+            if max(map(len, values), default=0) <= MAX_EVENT_BYTES and _is_flat(values):  # type: ignore[arg-type]
                 events = list(map(self._decode, values))  # type: ignore[arg-type]
                 if [event.machine_id.encode() for event in events] == chunk.keys:
                     return events
-        except (TypeError, ValueError, RecursionError):
+        except (TypeError, ValueError):
             pass
         events = []
         for row, (key, value) in enumerate(zip(chunk.keys, values, strict=True)):
@@ -159,17 +168,17 @@ class EventDecoder:
             return "empty", DEAD_LETTER_REASONS["empty"]
         if len(value) > MAX_EVENT_BYTES:
             return "too-large", f"the value has {len(value)} bytes; at most {MAX_EVENT_BYTES}"
+        if _nesting(value) > MAX_NESTING:
+            return "malformed-json", f"the value is nested more than {MAX_NESTING} levels deep"
         try:
             event = self._decode(value)
             encoded_id = event.machine_id.encode()
         except msgspec.ValidationError as error:
-            return "invalid-field", str(error)
+            return "invalid-field", str(error)[:MAX_DETAIL_CHARS]
         except UnicodeError as error:
             return "not-utf8", str(error)
         except msgspec.DecodeError as error:
             return _explain_malformed(value, str(error))
-        except RecursionError:
-            return "malformed-json", "the value is nested too deeply"
         if key != encoded_id:
             shown = "absent" if key is None else repr(key[:64])
             return "key-mismatch", f"the key is {shown}, the machine_id {event.machine_id[:64]!r}"
@@ -177,12 +186,15 @@ class EventDecoder:
 
     @staticmethod
     def _times_us(
-        timestamps: Sequence[datetime | int | None], record_times_ms: NDArray[np.int64]
+        timestamps: Sequence[datetime | int | None], records_us: NDArray[np.int64]
     ) -> NDArray[np.int64]:
+        if set(map(type, timestamps)) == {datetime}:  # what gateways usually send
+            times_s = np.fromiter(map(datetime.timestamp, timestamps), np.float64)  # type: ignore[arg-type]
+            return np.rint(times_s * 1e6).astype(np.int64)
         times_us = np.empty(len(timestamps), np.int64)
         for i, timestamp in enumerate(timestamps):
             if timestamp is None:
-                times_us[i] = record_times_ms[i] * 1000
+                times_us[i] = records_us[i]
             elif isinstance(timestamp, datetime):
                 times_us[i] = round(timestamp.timestamp() * 1e6)
             elif timestamp >= FIRST_MICROSECONDS:
@@ -193,15 +205,14 @@ class EventDecoder:
 
     def _check(
         self,
-        chunk: Chunk,
         rows: NDArray[np.int64],
         times_us: NDArray[np.int64],
+        records_us: NDArray[np.int64],
         values: NDArray[np.float64],
         rejects: list[Reject],
     ) -> NDArray[np.bool_]:
         """Judge decoded events by time and content; returns which (n,) are usable."""
         outside = (times_us < EARLIEST_US) | (times_us >= LATEST_US)
-        records_us = chunk.timestamps_ms[rows] * 1000
         future = ~outside & (times_us > records_us + self._spec.max_future_us)
         blank = ~outside & ~future & np.isnan(values).all(axis=1)
         for i in np.flatnonzero(outside):
@@ -217,6 +228,21 @@ class EventDecoder:
         return ~(outside | future | blank)
 
 
+def _is_flat(values: Sequence[bytes]) -> bool:
+    """Whether no value can be nested too deeply, judged at a glance over the whole chunk."""
+    joined = b"".join(values)
+    return joined.count(b"{") + joined.count(b"[") < len(values) + MAX_NESTING
+
+
+def _nesting(value: bytes) -> int:
+    """How deep arrays and objects are nested in a JSON text."""
+    if value.count(b"{") + value.count(b"[") <= MAX_NESTING:
+        return 0
+    text = np.frombuffer(_JSON_STRING.sub(b"", value), np.uint8)
+    opened = np.isin(text, list(b"{[")).astype(np.int64) - np.isin(text, list(b"}]"))
+    return int(opened.cumsum().max(initial=0))
+
+
 def _explain_malformed(value: bytes, detail: str) -> tuple[DeadLetterReason, str]:
     try:
         value.decode()
@@ -225,7 +251,7 @@ def _explain_malformed(value: bytes, detail: str) -> tuple[DeadLetterReason, str
     return "malformed-json", detail
 
 
-def _picker(keep: NDArray[np.intp], total: int) -> Any:
+def _picker(keep: NDArray[np.int64], total: int) -> Any:
     """A function that selects ``keep`` from any sequence of ``total`` items."""
     if len(keep) == total:
         return lambda items: items

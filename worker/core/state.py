@@ -37,8 +37,8 @@ def row_dtype(channels: int) -> np.dtype[np.void]:
 
 
 def fingerprint(spec: ChannelSpec) -> int:
-    """Identify what the rows mean: channel names in order, pane length, slots."""
-    meaning = [[c.name for c in spec.continuous], spec.pane_us, spec.slots]
+    """Identify what the rows mean: channels in order with their units, pane length, slots."""
+    meaning = [[(c.name, c.unit) for c in spec.continuous], spec.pane_us, spec.slots]
     return zlib.crc32(msgspec.json.encode(meaning))
 
 
@@ -77,8 +77,9 @@ class PartitionState:
 
     def indices(self, machine_ids: Sequence[bytes]) -> NDArray[np.int64]:
         """Array positions (n,) of machines, making room for those never seen."""
-        found = [self._index.get(machine_id, -1) for machine_id in machine_ids]
-        if -1 in found:
+        try:
+            found = list(map(self._index.__getitem__, machine_ids))
+        except KeyError:
             found = [self._index_of(machine_id) for machine_id in machine_ids]
         return np.array(found, np.int64)
 

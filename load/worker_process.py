@@ -1,0 +1,120 @@
+"""A ``driftdetector worker`` as a process of its own, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from load.local_kafka import free_port
+from worker import topics
+from worker.kafka_config import connect
+from worker.settings import load_settings
+
+STOP_S = 60.0
+POLL_S = 0.05
+
+
+class WorkerProcess:
+    """Starts a worker; on leaving the context ends it, with SIGTERM if it still runs.
+
+    Args:
+        settings: dotted keys, such as ``{"worker.app_id": "a"}``.
+        log: file that its stderr is appended to.
+    """
+
+    def __init__(self, settings: Mapping[str, str], log: Path) -> None:
+        self.port = free_port()
+        self.started_s = time.perf_counter()
+        variables = {
+            "DRIFTDETECTOR_" + key.upper().replace(".", "__"): value
+            for key, value in {**settings, "http.port": str(self.port)}.items()
+        }
+        with log.open("ab") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "worker", "worker"],
+                env={**os.environ, **variables},
+                stderr=stderr,
+            )
+
+    def metrics(self) -> dict[str, float]:
+        """Sums over all labels by metric name; empty while the port does not answer."""
+        sums: dict[str, float] = {}
+        for name, value in re.findall(
+            r"^(\w+)(?:\{.*\})? ([-\d.e+]+)$", self.get("/metrics"), re.MULTILINE
+        ):
+            sums[name] = sums.get(name, 0.0) + float(value)
+        return sums
+
+    def get(self, path: str) -> str:
+        """The body of ``path`` on the worker's own port; empty while it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                body: str = answer.read().decode()
+                return body
+        except OSError:
+            return ""
+
+    def wait_for_events(
+        self, events: int, timeout_s: float
+    ) -> list[tuple[float, dict[str, float]]]:
+        """Watch the metrics until this process has applied ``events`` records.
+
+        Returns:
+            What was seen on the way, as (``perf_counter`` seconds, metrics).
+
+        Raises:
+            RuntimeError: the worker ended, or time is over.
+        """
+        samples = []
+        deadline_s = time.perf_counter() + timeout_s
+        while time.perf_counter() < deadline_s:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the worker ended with status {self.process.returncode}")
+            samples.append((time.perf_counter(), self.metrics()))
+            if samples[-1][1].get("events_processed_total", 0) >= events:
+                return samples
+            time.sleep(POLL_S)
+        raise RuntimeError(f"the worker did not process {events} events in {timeout_s:.0f} s")
+
+    def kill(self) -> None:
+        """Kill it without a chance to react, as ``kill -9`` does."""
+        self.process.kill()
+        self.process.wait(STOP_S)
+
+    def terminate(self) -> int:
+        """Ask it to end; returns its exit status."""
+        self.process.terminate()
+        return self.process.wait(STOP_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            try:
+                self.terminate()
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+
+
+def create_topics(settings: Mapping[str, str]) -> None:
+    """Create the declared topics, under the names that ``settings`` give them."""
+    loaded = load_settings(None, {}, settings)
+    admin, metadata = connect(loaded.kafka, 30)
+    planned = topics.plan(loaded, topics.load_declarations(), metadata)
+    missing = [topic for topic in planned if topic.name not in metadata.topics]
+    topics.create(admin, missing, 30, 1)

@@ -1,0 +1,189 @@
+"""The promise: whatever ends a worker, outputs and state equal those of an undisturbed run."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+import pytest
+
+from load.local_kafka import LocalKafka
+from tests.support.kafka import committed_offsets, unique, wait_until
+from tests.transport.conftest import Feeder, Job, simulated
+from worker.core.state import PartitionState
+from worker.settings import load_settings
+from worker.transport.driver import Transport
+
+WAIT_S = 120.0
+
+
+def wait_until_all_is_committed(job: Job, app_id: str) -> None:
+    """Until the group has committed the end of every input partition."""
+    brokers = job.kafka.bootstrap_servers
+
+    def done() -> bool:
+        committed = committed_offsets(brokers, app_id, job.source)
+        return all(offset >= end for offset, end in committed.values())
+
+    wait_until(done, f"{app_id} has committed all of {job.source}", WAIT_S)
+
+
+def restored(job: Job, settings: dict[str, str]) -> dict[int, dict[bytes, bytes]]:
+    """The rows of a table that is restored from the changelog as a starting worker does it."""
+    transport = Transport(None, load_settings(None, {}, settings), None, None)  # type: ignore[arg-type]
+    states = {partition: PartitionState(job.bundle.spec) for partition in range(4)}
+    transport.restore(states, lambda partition: True)
+    return {partition: dict(state.snapshot()) for partition, state in states.items()}
+
+
+def test_five_kill_9_under_load_change_neither_outputs_nor_state(job: Job) -> None:
+    records = simulated(job.bundle, 150_000)
+    settings = job.settings(unique("killed"))
+    app_id = settings["worker.app_id"]
+    moments = random.Random(11)
+    feeder = Feeder(job, records, events_per_s=7_000)
+    feeder.start()
+    for _ in range(5):
+        with job.worker(settings) as worker:
+            worker.wait_for_events(1, WAIT_S)
+            time.sleep(moments.uniform(0.05, 1.2))
+            worker.kill()
+    feeder.join(WAIT_S)
+    assert not feeder.is_alive()
+    with job.worker(settings) as worker:
+        wait_until_all_is_committed(job, app_id)
+        assert worker.terminate() == 0
+
+    undisturbed = job.settings(unique("undisturbed"))
+    with job.worker(undisturbed) as worker:
+        wait_until_all_is_committed(job, undisturbed["worker.app_id"])
+        assert worker.terminate() == 0
+
+    published, rows = job.expected()
+    assert sum(counts.total() for counts in published.values()) > 500
+    assert {stream for stream, _ in published} == {"anomalies", "late-events", "dead-letters"}
+    assert job.published(app_id) == published
+    assert job.published(undisturbed["worker.app_id"]) == published
+    assert job.changelog(app_id) == rows
+    assert restored(job, settings) == rows
+    assert restored(job, undisturbed) == rows
+
+
+def test_workers_that_come_and_go_hand_partitions_over_without_loss_or_repetition(
+    job: Job,
+) -> None:
+    records = simulated(job.bundle, 120_000, seed=6)
+    settings = job.settings(unique("rebalanced"))
+    app_id = settings["worker.app_id"]
+    feeder = Feeder(job, records, events_per_s=6_000)
+    feeder.start()
+    with job.worker(settings) as first:
+        first.wait_for_events(1, WAIT_S)
+        with (
+            job.worker({**settings, "worker.instance_id": "1"}) as second,
+            job.worker({**settings, "worker.instance_id": "2"}) as third,
+        ):
+            second.wait_for_events(1, WAIT_S)
+            third.wait_for_events(1, WAIT_S)
+            time.sleep(1.0)
+            assert second.terminate() == 0
+            time.sleep(1.0)
+            assert third.terminate() == 0
+        feeder.join(WAIT_S)
+        wait_until_all_is_committed(job, app_id)
+        assert first.terminate() == 0
+
+    published, rows = job.expected()
+    assert job.published(app_id) == published
+    assert job.changelog(app_id) == rows
+    assert restored(job, settings) == rows
+
+
+def test_sigterm_commits_leaves_the_group_and_exits_0(job: Job) -> None:
+    job.feed(simulated(job.bundle, 20_000, seed=7))
+    settings = job.settings(unique("terminated"))
+    app_id = settings["worker.app_id"]
+    with job.worker(settings) as worker:
+        worker.wait_for_events(1, WAIT_S)
+        started_s = time.monotonic()
+        assert worker.terminate() == 0
+    # A static member that did not leave would keep its partitions for its session timeout.
+    with job.worker({**settings, "worker.instance_id": "other"}) as successor:
+        wait_until_all_is_committed(job, app_id)
+        assert time.monotonic() - started_s < 9.0
+        assert successor.terminate() == 0
+    assert job.published(app_id) == job.expected()[0]
+
+
+def test_a_second_process_of_the_same_instance_fences_the_first(job: Job) -> None:
+    settings = job.settings(unique("fenced"))
+    app_id = settings["worker.app_id"]
+    feeder = Feeder(job, simulated(job.bundle, 60_000, seed=8), events_per_s=5_000)
+    feeder.start()
+    with job.worker(settings) as first:
+        first.wait_for_events(1, WAIT_S)
+        with job.worker(settings) as second:
+            assert first.process.wait(WAIT_S) == 75
+            feeder.join(WAIT_S)
+            wait_until_all_is_committed(job, app_id)
+            assert second.terminate() == 0
+    assert "another worker has taken over" in job.log(app_id)
+    assert "Traceback" not in job.log(app_id)
+    assert job.published(app_id) == job.expected()[0]
+
+
+def test_a_stopped_worker_whose_session_ended_is_fenced_when_it_wakes_up(job: Job) -> None:
+    settings = job.settings(unique("zombie"))
+    app_id = settings["worker.app_id"]
+    feeder = Feeder(job, simulated(job.bundle, 60_000, seed=9), events_per_s=4_000)
+    feeder.start()
+    with job.worker(settings) as zombie:
+        zombie.wait_for_events(1, WAIT_S)
+        zombie.process.send_signal(signal.SIGSTOP)
+        with job.worker({**settings, "worker.instance_id": "1"}) as successor:
+            feeder.join(WAIT_S)
+            wait_until_all_is_committed(job, app_id)
+            zombie.process.send_signal(signal.SIGCONT)
+            assert zombie.process.wait(WAIT_S) == 75
+            assert successor.terminate() == 0
+    assert "Traceback" not in job.log(app_id)
+    assert job.published(app_id) == job.expected()[0]
+
+
+@pytest.mark.parametrize("instances", [["0", "0", "0"], ["0", "1", "2"]])
+def test_at_least_once_may_repeat_but_loses_nothing(job: Job, instances: list[str]) -> None:
+    settings = job.settings(unique("repeating"), worker__processing_guarantee="at_least_once")
+    app_id = settings["worker.app_id"]
+    feeder = Feeder(job, simulated(job.bundle, 50_000, seed=10), events_per_s=8_000)
+    feeder.start()
+    for instance in instances:
+        with job.worker({**settings, "worker.instance_id": instance}) as worker:
+            worker.wait_for_events(1, WAIT_S)
+            time.sleep(0.4)
+            worker.kill()
+    feeder.join(WAIT_S)
+    with job.worker(settings) as worker:
+        wait_until_all_is_committed(job, app_id)
+        assert worker.terminate() == 0
+    published, expected = job.published(app_id), job.expected()[0]
+    for stream in ("late-events", "dead-letters"):
+        for place in (place for place in expected if place[0] == stream):
+            if stream == "dead-letters":
+                assert set(expected[place]) <= set(published[place])
+
+
+def test_a_broker_restart_costs_time_and_nothing_else(job: Job, kafka: LocalKafka) -> None:
+    settings = job.settings(unique("outage"))
+    app_id = settings["worker.app_id"]
+    job.feed(simulated(job.bundle, 20_000, seed=12))
+    with job.worker(settings) as worker:
+        worker.wait_for_events(20_000, WAIT_S)
+        wait_until_all_is_committed(job, app_id)
+        kafka.restart()
+        job.feed(simulated(job.bundle, 20_000, seed=13))
+        wait_until_all_is_committed(job, app_id)
+        assert worker.terminate() == 0
+    published, rows = job.expected()
+    assert job.published(app_id) == published
+    assert restored(job, settings) == rows
