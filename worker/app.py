@@ -11,7 +11,8 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import faust
@@ -153,11 +154,24 @@ def run_worker(settings: Settings) -> None:
         settings.worker.bundle, asset_dir("models"), threads=settings.worker.inference_threads
     )
     _, metadata = connect(settings.kafka, CONNECT_DEADLINE_S)
-    # Chunks are tens of thousands of short-lived objects without cycles; the collector
-    # would look at all of them, time and again. It runs on a timer instead.
+    with garbage_collected_by_timer():
+        asyncio.run(_run_until_signal(settings, bundle, metadata))
+
+
+@contextmanager
+def garbage_collected_by_timer() -> Iterator[None]:
+    """Let only the app's timer collect garbage.
+
+    Chunks are tens of thousands of short-lived objects without cycles; the collector
+    would look at all of them, time and again.
+    """
     gc.freeze()
     gc.disable()
-    asyncio.run(_run_until_signal(settings, bundle, metadata))
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 async def _run_until_signal(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) -> None:

@@ -1,4 +1,4 @@
-"""Logging of the long-running commands: one line an event on stderr, as text or JSON."""
+"""Logging of the long-running commands: one line an event, as text or JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 from worker.settings import LogSettings
 
@@ -28,9 +29,9 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-def configure_logging(settings: LogSettings) -> None:
-    """Send the logs of this process to stderr as the settings say."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure_logging(settings: LogSettings, file: Path | None = None) -> None:
+    """Send the logs of this process to ``file``, or else to stderr, as the settings say."""
+    handler = logging.FileHandler(file) if file else logging.StreamHandler(sys.stderr)
     if settings.format == "json":
         handler.setFormatter(JsonFormatter())
     else:

@@ -82,7 +82,7 @@ def test_a_wrong_option_gives_one_sentence_and_a_bad_status(
 def test_a_missing_broker_gives_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("worker.cli.simulate.CONNECT_S", 1.0)
+    monkeypatch.setattr("worker.gateway.CONNECT_S", 1.0)
     assert run(["simulate", "--broker", "localhost:1", "--duration", "5s"]) == 69
     assert "no broker answers at localhost:1" in capsys.readouterr().err
 

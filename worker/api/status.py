@@ -53,11 +53,16 @@ class StatusServer:
         self._metrics = metrics
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> int:
-        """Listen.
+    @property
+    def url(self) -> str | None:
+        """Where it listens, also if the settings leave the port to the system; None: nowhere."""
+        if self._runner is None or not self._runner.addresses:
+            return None
+        host, port = self._runner.addresses[0][:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-        Returns:
-            The port, also where the settings leave the choice to the system.
+    async def start(self) -> None:
+        """Listen.
 
         Raises:
             ConfigError: the address cannot be listened on.
@@ -77,7 +82,6 @@ class StatusServer:
                 f"http.port: cannot listen on {self._settings.host}:{self._settings.port}: "
                 f"{error.strerror}; set another http.port (0 takes a free one) or http.host."
             ) from error
-        return int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:
         """Stop listening."""

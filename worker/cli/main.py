@@ -14,6 +14,7 @@ from worker.cli.context import Context
 from worker.core.errors import DriftDetectorError
 
 COMMAND_MODULES = (
+    "worker.cli.demo",
     "worker.cli.worker",
     "worker.cli.config",
     "worker.cli.topics",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Protocol
 
 import typer
 from rich.console import Console
@@ -16,19 +16,15 @@ from rich.console import Console
 from worker.cli.channels import default_channels, read_spec
 from worker.cli.context import context_of
 from worker.core.channels import US_PER_S, parse_duration_us
-from worker.core.errors import BrokerError, ConfigError, TopicError
+from worker.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from worker.settings import Settings
     from worker.simulator import Simulator
 
 FILE_START_US = 1_767_225_600 * US_PER_S
 """Files begin at 2026-01-01T00:00:00Z, so that the same command writes the same bytes."""
 HISTORY_US = 86_400 * US_PER_S
-TICK_S = 0.1
 REPORT_S = 5.0
-CONNECT_S = 10.0
-SEND_S = 30.0
 
 
 def register(app: typer.Typer) -> None:
@@ -76,6 +72,7 @@ def simulate(
     With --speed, simulated time begins in the past, catches up with the clock (by the end
     of --duration, otherwise from a day ago) and goes on with it.
     """
+    from worker.gateway import KafkaSink, now_us, start_us
     from worker.simulator import Simulator
 
     duration_us = None if duration is None else parse_duration_us(duration, "--duration")
@@ -85,7 +82,7 @@ def simulate(
         raise ConfigError("--out: events go either to a file or to --broker; remove one of them.")
     simulator = Simulator(
         read_spec(channels or default_channels()),
-        start_us=FILE_START_US if out else _start_us(_now_us(), speed, duration_us),
+        start_us=FILE_START_US if out else start_us(now_us(), speed, duration_us, HISTORY_US),
         machines=machines,
         interval_s=parse_duration_us(interval, "--interval") / US_PER_S,
         seed=seed,
@@ -101,7 +98,7 @@ def simulate(
             chosen = {"kafka.brokers": broker, "topics.sensor_events": topic}
             overrides = {key: value for key, value in chosen.items() if value is not None}
             settings = context_of(context).settings(overrides)
-            run.publish(_KafkaSink(settings), speed, duration_us)
+            run.publish(KafkaSink(settings), speed, duration_us)
     typer.echo(run.summary())
 
 
@@ -122,63 +119,6 @@ class _FileSink:
 
     def close(self) -> None:
         self._file.flush()
-
-
-class _KafkaSink:
-    """Publishes with the machine_id as key, partitioned as Kafka's own clients do."""
-
-    def __init__(self, settings: Settings) -> None:
-        from confluent_kafka import Producer
-
-        from worker.kafka_config import connect, create_client
-
-        self._brokers = settings.kafka.brokers
-        self._topic = settings.topics.sensor_events
-        _, metadata = connect(settings.kafka, CONNECT_S)
-        if self._topic not in metadata.topics:
-            raise TopicError(
-                f"topic {self._topic!r} does not exist at {self._brokers}; create it with: "
-                "driftdetector topics apply."
-            )
-        tuning = {
-            "enable.idempotence": True,
-            "partitioner": "murmur2_random",
-            "linger.ms": 20,
-            "compression.type": "lz4",
-            "message.timeout.ms": int(SEND_S * 1000),
-        }
-        self._producer = create_client(Producer, settings.kafka, tuning)
-        self._failure: str | None = None
-
-    def send(self, events: list[tuple[bytes, bytes]]) -> None:
-        """Queue the events; raises BrokerError when Kafka takes none for half a minute."""
-        for key, value in events:
-            while True:
-                try:
-                    self._producer.produce(self._topic, value, key, on_delivery=self._delivered)
-                    break
-                except BufferError:
-                    self._producer.poll(TICK_S)
-                    self._check()
-        self._producer.poll(0)
-        self._check()
-
-    def close(self) -> None:
-        left = self._producer.flush(SEND_S + 5.0)
-        self._check()
-        if left:
-            raise BrokerError(f"{left} events were not taken by {self._brokers} in {SEND_S:g} s.")
-
-    def _delivered(self, error: Any, _: Any) -> None:
-        if error is not None and self._failure is None:
-            self._failure = error.str()
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise BrokerError(
-                f"Kafka at {self._brokers} did not take events for topic {self._topic!r}: "
-                f"{self._failure}; see whether the broker is running and the topic writable."
-            )
 
 
 class _Run:
@@ -203,17 +143,17 @@ class _Run:
 
     def publish(self, sink: _Sink, speed: float, duration_us: int | None) -> None:
         """Send events when their time has come, for ``duration_us`` of time."""
+        from worker.gateway import TICK_S, Pace
+
+        pace = Pace(self._simulator.start_us, speed)
         with self._progress() as report:
             while not self.stopped:
-                elapsed_us = round((time.monotonic() - self._begun_s) * 1e6)
-                if duration_us is not None and elapsed_us >= duration_us:
+                if duration_us is not None and pace.elapsed_s * 1e6 >= duration_us:
                     break
-                due_us = min(self._simulator.start_us + round(elapsed_us * speed), _now_us())
-                # Small steps keep memory bounded where Kafka is slower than the machines.
-                step_us = max(min(due_us, self._done_us + round(speed * US_PER_S)), self._done_us)
-                self._step(sink, step_us)
+                end_us, caught_up = pace.step(self._done_us)
+                self._step(sink, end_us)
                 report()
-                if step_us == due_us:
+                if caught_up:
                     time.sleep(TICK_S)
         self._finish(sink)
 
@@ -285,19 +225,6 @@ def _stop_signals(run: _Run) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _start_us(now_us: int, speed: float, duration_us: int | None) -> int:
-    """Where simulated time begins so that it never overtakes the clock."""
-    if speed == 1.0:
-        return now_us
-    if duration_us is None:
-        return now_us - HISTORY_US
-    return now_us - round((speed - 1.0) * duration_us)
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
 
 
 @contextmanager
