@@ -84,6 +84,20 @@ class WorkerProcess:
             time.sleep(POLL_S)
         raise RuntimeError(f"the worker did not process {events} events in {timeout_s:.0f} s")
 
+    def wait_until_healthy(self, timeout_s: float) -> None:
+        """Wait until ``/health`` says so, which is after state is restored.
+
+        Raises:
+            RuntimeError: the worker ended, or time is over.
+        """
+        deadline_s = time.perf_counter() + timeout_s
+        while '"healthy"' not in self.get("/health"):
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the worker ended with status {self.process.returncode}")
+            if time.perf_counter() > deadline_s:
+                raise RuntimeError(f"the worker was not healthy within {timeout_s:.0f} s")
+            time.sleep(POLL_S)
+
     def kill(self) -> None:
         """Kill it without a chance to react, as ``kill -9`` does."""
         self.process.kill()

@@ -6,8 +6,6 @@ import random
 import signal
 import time
 
-import pytest
-
 from load.local_kafka import LocalKafka
 from tests.support.kafka import committed_offsets, unique, wait_until
 from tests.transport.conftest import Feeder, Job, simulated
@@ -15,7 +13,7 @@ from worker.core.state import PartitionState
 from worker.settings import load_settings
 from worker.transport.driver import Transport
 
-WAIT_S = 120.0
+WAIT_S = 60.0
 
 
 def wait_until_all_is_committed(job: Job, app_id: str) -> None:
@@ -52,6 +50,7 @@ def test_five_kill_9_under_load_change_neither_outputs_nor_state(job: Job) -> No
     feeder.join(WAIT_S)
     assert not feeder.is_alive()
     with job.worker(settings) as worker:
+        worker.wait_until_healthy(WAIT_S)
         wait_until_all_is_committed(job, app_id)
         assert worker.terminate() == 0
 
@@ -151,26 +150,28 @@ def test_a_stopped_worker_whose_session_ended_is_fenced_when_it_wakes_up(job: Jo
     assert job.published(app_id) == job.expected()[0]
 
 
-@pytest.mark.parametrize("instances", [["0", "0", "0"], ["0", "1", "2"]])
-def test_at_least_once_may_repeat_but_loses_nothing(job: Job, instances: list[str]) -> None:
+def test_at_least_once_may_repeat_but_loses_nothing(job: Job) -> None:
     settings = job.settings(unique("repeating"), worker__processing_guarantee="at_least_once")
     app_id = settings["worker.app_id"]
     feeder = Feeder(job, simulated(job.bundle, 50_000, seed=10), events_per_s=8_000)
     feeder.start()
-    for instance in instances:
-        with job.worker({**settings, "worker.instance_id": instance}) as worker:
+    for _ in range(3):
+        with job.worker(settings) as worker:
             worker.wait_for_events(1, WAIT_S)
             time.sleep(0.4)
             worker.kill()
     feeder.join(WAIT_S)
     with job.worker(settings) as worker:
+        worker.wait_until_healthy(WAIT_S)
         wait_until_all_is_committed(job, app_id)
         assert worker.terminate() == 0
+    # What was scored again saw some events twice, so repeated anomalies may differ in their
+    # values; which records were late or dead does not depend on it.
     published, expected = job.published(app_id), job.expected()[0]
-    for stream in ("late-events", "dead-letters"):
-        for place in (place for place in expected if place[0] == stream):
-            if stream == "dead-letters":
-                assert set(expected[place]) <= set(published[place])
+    for place, records in expected.items():
+        if place[0] == "dead-letters":
+            assert set(published[place]) == set(records)
+        assert published[place].total() >= 0.9 * records.total()
 
 
 def test_a_broker_restart_costs_time_and_nothing_else(job: Job, kafka: LocalKafka) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import signal
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -27,9 +29,14 @@ def worker(
     consumer group and exits 0. Start more of them, each with its own worker.instance_id,
     and they share the partitions. The topics must exist: see `driftdetector topics apply`.
     """
+    signal.signal(signal.SIGTERM, _end)  # until the event loop takes over: nothing was read yet
     settings = context_of(context).settings({"kafka.brokers": broker} if broker else None)
     from worker.app import run_worker
     from worker.logs import configure_logging
 
     configure_logging(settings.log)
     run_worker(settings)
+
+
+def _end(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise typer.Exit
