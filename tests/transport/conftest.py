@@ -81,15 +81,6 @@ class Job:
                 counts[record.key, record.value] += 1
         return result
 
-    def changelog(self, app_id: str) -> dict[int, dict[bytes, bytes]]:
-        """The latest committed row of each key, by partition."""
-        rows: dict[int, dict[bytes, bytes]] = {}
-        topic = f"{app_id}-machine-state-changelog"
-        for record in read_topic(self.kafka.bootstrap_servers, topic):
-            assert record.key is not None and record.value is not None
-            rows.setdefault(record.partition, {})[record.key] = record.value
-        return rows
-
     def expected(self) -> tuple[Published, dict[int, dict[bytes, bytes]]]:
         """Outputs and rows that one step over each whole partition gives, without any worker."""
         pipeline = Pipeline(self.bundle.spec, self.bundle.scoring, self.bundle.model)
