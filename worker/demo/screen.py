@@ -14,8 +14,8 @@ from worker.core.messages import Anomaly, format_time_us
 from worker.demo.view import FaultRow, MachineRow, Title, View
 
 MIN_ROWS = 2
-FIXED_LINES = 9
-"""Three of the header, two of the machines' heading, three rules, one to spare."""
+FIXED_LINES = 10
+"""Four of the header, two of the machines' heading, three rules, one to spare."""
 FIXED_COLUMNS = 32
 CHANNEL_COLUMNS = 12
 
@@ -68,13 +68,14 @@ def _header(title: Title, view: View) -> list[Text]:
     )
     pace = "in real time" if view.in_real_time else f"{span(view.behind_us)} behind the clock"
     end = "stopping" if view.stopping else "Ctrl-C ends it"
-    second = Text(f"{_moment(view.simulated_us)} UTC, {pace}; {title.url}/metrics; {end}")
+    second = Text(f"{_moment(view.simulated_us)} UTC, {pace}; {end}")
     third = Text.assemble(
         (f"{view.events_per_s:,.0f} events/s", "bold"),
         f"  lag {view.lag:,}  produced {view.produced:,}  scored {view.scored:,}"
         f"  late {view.late:,}  dead {view.dead:,}",
     )
-    return [_one_line(first), _one_line(second), _one_line(third)]
+    fourth = Text(f"{title.url}/health  {title.url}/metrics", "dim")
+    return [_one_line(line) for line in (first, second, third, fourth)]
 
 
 def _machines(title: Title, rows: Iterable[MachineRow], width: int) -> Table:

@@ -116,7 +116,7 @@ def run_demo(settings: Settings, options: Options, console: Console) -> None:
             broker = EmbeddedBroker()
             own, metadata = broker.prepare(settings)
         introduction = f"{_introduction(own, options, bundle)}\nThe log is in {log_file}."
-        console.print(introduction, markup=False, highlight=False, soft_wrap=True)
+        _say(console, introduction)
         session = _Session(own, metadata, options, bundle, console, stop)
         with garbage_collected_by_timer():
             asyncio.run(session.run())
@@ -189,6 +189,7 @@ class _Session:
             self._counters,
         )
         title = _title(self._settings, self._bundle, app, self._options)
+        _say(self._console, f"The worker is ready: {title.url}/health and {title.url}/metrics.")
         self._begun_s = time.monotonic()
         publishing = asyncio.ensure_future(asyncio.to_thread(gateway.run))
         try:
@@ -255,7 +256,7 @@ class _Session:
             if time.monotonic() - told_s >= PROGRESS_EVERY_S:
                 told_s = time.monotonic()
                 line = progress_line(view, told_s - self._begun_s)
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                _say(console, line)
 
         yield tell
 
@@ -316,6 +317,11 @@ def _pace(options: Options, spec: ChannelSpec) -> tuple[float, int]:
     duration_us = None if options.duration_s is None else round(options.duration_s * US_PER_S)
     begin_us = start_us(clock_us, speed, duration_us, history_us)
     return speed, max(begin_us, clock_us - history_us)
+
+
+def _say(console: Console, text: str) -> None:
+    # Lines stay whole in a log; a terminal wraps them between words.
+    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _open_log(settings: Settings) -> Path:
