@@ -30,6 +30,9 @@ _UNIT_US = {
     "h": 3600 * US_PER_S,
     "d": 86400 * US_PER_S,
 }
+MAX_DURATION_US = 36_500 * _UNIT_US["d"]
+MAX_NUMBER = 1e30
+"""Largest reading or factor; products and squares of such numbers stay finite."""
 RESERVED_NAMES = frozenset({"machine_id", "timestamp"})
 STATISTICS = ("mean", "std", "min", "max", "dev")
 
@@ -38,16 +41,17 @@ def parse_duration_us(text: str, key: str) -> int:
     """Convert ``"90s"``, ``"1h"``, ``"250ms"`` to whole microseconds.
 
     Raises:
-        ConfigError: naming ``key`` when the text is not a positive duration.
+        ConfigError: naming ``key`` when the text is not a duration between 1 us and
+            36500 days.
     """
     match = _DURATION.match(text.strip())
-    duration_us = round(float(match[1]) * _UNIT_US[match[2]]) if match else 0
-    if duration_us <= 0:
+    duration_us = float(match[1]) * _UNIT_US[match[2]] if match else 0.0
+    if not 0.5 < duration_us <= MAX_DURATION_US:
         raise ConfigError(
             f"{key}: {text!r} is not a duration; write a positive number and a unit "
-            'of us, ms, s, m, h or d, such as "1h" or "90s".'
+            'of us, ms, s, m, h or d, such as "1h" or "90s"; at most "36500d".'
         )
-    return duration_us
+    return round(duration_us)
 
 
 def format_duration(duration_us: int) -> str:
@@ -95,10 +99,12 @@ class Derived(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     @property
     def kind(self) -> Kind:
+        """Which of the two combinations it is."""
         return Kind.PRODUCT if self.product else Kind.DIFFERENCE
 
     @property
     def operands(self) -> tuple[str, str]:
+        """Names of the two channels."""
         operands = self.product or self.difference
         assert operands is not None  # validated by ChannelSpec
         return operands
@@ -157,10 +163,12 @@ class ChannelSpec(msgspec.Struct, frozen=True):
 
     @property
     def continuous(self) -> tuple[Channel, ...]:
+        """The channels that are aggregated and scored, in order."""
         return tuple(c for c in self.channels if c.kind == "continuous")
 
     @property
     def categorical(self) -> tuple[Channel, ...]:
+        """The channels that are only copied to anomalies, in order."""
         return tuple(c for c in self.channels if c.kind == "categorical")
 
     @property
@@ -225,6 +233,7 @@ def spec_from_dict(data: Mapping[str, Any], source: str = "channels.toml") -> Ch
     except msgspec.ValidationError as error:
         what = str(error).replace("`$.", "`")
         raise ConfigError(f"{source}: {what}; see docs/channels.md for every key.") from error
+    _check_names(raw, source)
     _check_channels(raw, source)
     _check_derived(raw, source)
     window = raw.window
@@ -260,6 +269,13 @@ def spec_from_dict(data: Mapping[str, Any], source: str = "channels.toml") -> Ch
     return spec
 
 
+def _check_names(raw: SpecFile, source: str) -> None:
+    """Refuse a line break at the end of a name, which ``$`` in a pattern lets through."""
+    for name in (raw.name, *(c.name for c in raw.channel), *(d.name for d in raw.derived)):
+        if name.endswith("\n"):
+            raise ConfigError(f"{source}: name {name!r} ends with a line break; remove it.")
+
+
 def _check_channels(raw: SpecFile, source: str) -> None:
     seen: set[str] = set(RESERVED_NAMES)
     for channel in raw.channel:
@@ -274,6 +290,10 @@ def _check_channels(raw: SpecFile, source: str) -> None:
                 )
         elif channel.values:
             raise ConfigError(f'{where}: values belong to kind = "categorical"; remove them.')
+        for key in ("min", "max"):
+            _check_number(getattr(channel, key), f"{where}: {key}")
+        for end in channel.typical or ():
+            _check_number(end, f"{where}: typical")
         low, high = channel.min, channel.max
         if low is not None and high is not None and not low < high:
             raise ConfigError(f"{where}: min {low} must be below max {high}.")
@@ -281,6 +301,11 @@ def _check_channels(raw: SpecFile, source: str) -> None:
             raise ConfigError(f"{where}: typical must be [low, high] with low below high.")
     if not any(c.kind == "continuous" for c in raw.channel):
         raise ConfigError(f"{source}: channel: at least one continuous channel is needed.")
+
+
+def _check_number(number: float | None, key: str) -> None:
+    if number is not None and not abs(number) <= MAX_NUMBER:
+        raise ConfigError(f"{key} {number} is out of range; write a number within +-1e30.")
 
 
 def _check_derived(raw: SpecFile, source: str) -> None:
@@ -295,6 +320,7 @@ def _check_derived(raw: SpecFile, source: str) -> None:
             raise ConfigError(
                 f'{where}: write either product = ["a", "b"] or difference = ["a", "b"].'
             )
+        _check_number(derived.factor, f"{where}: factor")
         for operand in derived.operands:
             if operand not in continuous:
                 raise ConfigError(

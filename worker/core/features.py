@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core import windows
-from worker.core.channels import STATISTICS, ChannelSpec, Kind
+from worker.core.channels import MAX_NUMBER, STATISTICS, ChannelSpec, Kind
 from worker.core.state import PartitionState
 
 Floats = NDArray[np.float64]
@@ -56,7 +56,7 @@ def assemble(spec: ChannelSpec, values: Floats, aggregates: Floats, expected: Fl
         a, b = (raw[:, position[name]] for name in feature.operands)
         combined = a * b if feature.kind is Kind.PRODUCT else a - b
         derived[:, column] = feature.factor * combined
-    return np.concatenate([raw, statistics.reshape(n, -1), derived], axis=1)
+    return np.concatenate([raw, statistics.reshape(n, channels * len(STATISTICS)), derived], axis=1)
 
 
 def to_model_input(features: Floats) -> NDArray[np.float32]:
@@ -95,13 +95,13 @@ def features_of(
 def mask_impossible(spec: ChannelSpec, values: Floats) -> tuple[Floats, NDArray[np.int64]]:
     """Replace readings outside their channel's physical range by NaN.
 
-    Channels without a range are bounded by +-1e30, so that squares stay finite.
+    Channels without a range are bounded by ``MAX_NUMBER``, so that squares stay finite.
 
     Returns:
         The readings (n, C), and how many were masked per channel (C,).
     """
-    low = np.array([-1e30 if c.min is None else c.min for c in spec.continuous])
-    high = np.array([1e30 if c.max is None else c.max for c in spec.continuous])
+    low = np.array([-MAX_NUMBER if c.min is None else c.min for c in spec.continuous])
+    high = np.array([MAX_NUMBER if c.max is None else c.max for c in spec.continuous])
     impossible = (values < low) | (values > high)
     masked = impossible.sum(axis=0)
     return (np.where(impossible, np.nan, values) if masked.any() else values), masked

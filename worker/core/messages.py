@@ -128,12 +128,14 @@ class LateEvent(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A record that could not be used; key: the original key. It was not scored.
+    """A record that could not be used; key: the original key, at most the first 16384 bytes.
+
+    It was not scored.
 
     Attributes:
         detail: what exactly is wrong, for a person.
         kafka_timestamp_ms: the record's Kafka timestamp, epoch milliseconds.
-        key: the original key, base64, or null.
+        key: the original key, base64, cut like the message's own key, or null.
         payload: the original bytes, base64, at most the first 16384 of them.
         payload_bytes: the original length.
         payload_sha256: hash of the whole original, also where it was cut.
@@ -218,11 +220,27 @@ def reason_sentence(causes: Iterable[Cause]) -> str:
     for cause in causes:
         side = "above" if cause.deviation > 0 else "below"
         unit = f" {cause.unit}" if cause.unit else ""
+        value, expected = _readable(cause.value, cause.expected)
         parts.append(
-            f"{cause.feature} {cause.value:.4g}{unit} is {abs(cause.deviation):.1f} sd {side} "
-            f"the expected {cause.expected:.4g}{unit}"
+            f"{cause.feature} {value}{unit} is {abs(cause.deviation):.1f} sd {side} "
+            f"the expected {expected}{unit}"
         )
     return "; ".join(parts) or "an unusual combination of readings, each within its usual range"
+
+
+def _readable(value: float, expected: float) -> tuple[str, str]:
+    """Write two numbers with four digits, or as many as it takes to tell them apart."""
+    digits = 4
+    while digits < 17 and value != expected and _plain(value, digits) == _plain(expected, digits):
+        digits += 1
+    return _plain(value, digits), _plain(expected, digits)
+
+
+def _plain(number: float, digits: int) -> str:
+    """A number with at least that many significant digits; to 1e15 with all before the point."""
+    if 9999 <= abs(number) < 1e15:
+        return f"{number:.{max(digits - len(str(int(abs(number)))), 0)}f}"
+    return f"{number:.{digits}g}"
 
 
 def _base64(data: bytes) -> str:

@@ -107,7 +107,8 @@ class Pipeline:
         values = readings.values[scored]
         features = assemble(self.spec, values, aggregates[scored], self.scoring.expected)
         scores = self.model(to_model_input(features)) if len(scored) else np.empty(0, np.float32)
-        abnormal = np.flatnonzero(scores < self.scoring.threshold)
+        # In float64, as everybody who reads the anomaly's score and threshold compares them.
+        abnormal = np.flatnonzero(scores.astype(np.float64) < self.scoring.threshold)
         for i in abnormal:
             record = self._anomaly(chunk, readings, int(scored[i]), features[i], float(scores[i]))
             found.append((int(readings.rows[scored[i]]), record))
@@ -179,7 +180,10 @@ class Pipeline:
             chunk.keys[row],
             chunk.values[row],
         )
-        return Record("dead-letters", chunk.keys[row], messages.encode(message))
+        key = chunk.keys[row]
+        # A key as long as a record may be would leave no room for the message.
+        key = None if key is None else key[: messages.MAX_PAYLOAD_BYTES]
+        return Record("dead-letters", key, messages.encode(message))
 
 
 def _origin(chunk: Chunk, row: int) -> messages.Origin:

@@ -24,6 +24,8 @@ The score of a row must not depend on the other rows of the call.
 
 MAX_CAUSES = 3
 NOTABLE_DEVIATION = 2.0
+LARGEST_DEVIATION = 1e6
+"""Larger ones are reported as this: a feature that never moved in training has no scale."""
 # An isolation forest saturates: few readings get beyond a quarter of the way to -1.
 MEDIUM_DEPTH = 0.05
 HIGH_DEPTH = 0.15
@@ -86,7 +88,9 @@ class Scoring:
                     unit=spec.feature_units[i],
                     value=float(features[i]),
                     expected=float(self.expected[i]),
-                    deviation=float(round(deviation[i], 3)),
+                    deviation=float(
+                        round(np.clip(deviation[i], -LARGEST_DEVIATION, LARGEST_DEVIATION), 3)
+                    ),
                 )
         return list(causes.values())
 

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import UTC, datetime
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.core.events import EARLIEST_US, LATEST_US
+from worker.core.messages import (
+    DEAD_LETTER_REASONS,
+    MAX_PAYLOAD_BYTES,
+    Cause,
+    DeadLetter,
+    DeadLetterReason,
+    LateEvent,
+    Origin,
+    dead_letter,
+    encode,
+    format_time_us,
+    late_event,
+    reason_sentence,
+)
+
+ORIGIN = Origin("sensor-events", 3, 17)
+
+
+@given(st.integers(EARLIEST_US, LATEST_US))
+def test_a_time_reads_back_to_the_microsecond(time_us: int) -> None:
+    text = format_time_us(time_us)
+    assert len(text) == len("2026-01-31T06:00:00.250000Z")
+    moment = datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC)
+    assert (moment.days * 86_400 + moment.seconds) * 10**6 + moment.microseconds == time_us
+
+
+def test_every_dead_letter_reason_is_explained() -> None:
+    assert set(DEAD_LETTER_REASONS) == set(get_args(DeadLetterReason))
+
+
+@given(st.binary() | st.none(), st.binary() | st.none())
+def test_a_dead_letter_keeps_key_and_bytes(key: bytes | None, payload: bytes | None) -> None:
+    message = dead_letter("empty", "why", ORIGIN, 5, key, payload)
+    copy = msgspec.json.decode(encode(message), type=DeadLetter)
+    assert copy == message
+    assert (None if copy.key is None else base64.b64decode(copy.key)) == key
+    assert (None if copy.payload is None else base64.b64decode(copy.payload)) == payload
+    assert copy.payload_bytes == len(payload or b"")
+    digest = None if payload is None else hashlib.sha256(payload).hexdigest()
+    assert copy.payload_sha256 == digest
+
+
+def test_a_dead_letter_cuts_long_bytes_but_hashes_and_counts_them_all() -> None:
+    payload = bytes(range(256)) * 1000
+    message = dead_letter("too-large", "why", ORIGIN, 5, payload, payload)
+    assert base64.b64decode(message.payload or "") == payload[:MAX_PAYLOAD_BYTES]
+    assert base64.b64decode(message.key or "") == payload[:MAX_PAYLOAD_BYTES]
+    assert message.payload_bytes == len(payload)
+    assert message.payload_sha256 == hashlib.sha256(payload).hexdigest()
+
+
+def test_lateness_is_the_distance_to_the_watermark() -> None:
+    message = late_event("m", EARLIEST_US, EARLIEST_US + 1_500, ORIGIN, b"\xff")
+    copy = msgspec.json.decode(encode(message), type=LateEvent)
+    assert copy == message
+    assert copy.lateness_ms == 1.5
+    assert base64.b64decode(copy.payload) == b"\xff"
+
+
+def test_equal_messages_have_equal_bytes_in_the_order_of_their_fields() -> None:
+    assert encode(ORIGIN) == b'{"topic":"sensor-events","partition":3,"offset":17}'
+
+
+def cause(value: float, expected: float, deviation: float = 3.0, unit: str = "") -> Cause:
+    return Cause("speed", "speed", unit, value, expected, deviation)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "texts"),
+    [
+        (7.5, 2.5, ("7.5", "2.5")),
+        (1499.96, 1300.0, ("1500", "1300")),
+        (12345.6, 999.94, ("12346", "999.9")),
+        (9999.7, 1.0, ("10000", "1")),
+        (60_000.0, 1_234_567.0, ("60000", "1234567")),
+        (1e9 + 0.001, 1e9, ("1000000000.001", "1000000000.000")),
+        (0.123456, 0.123457, ("0.123456", "0.123457")),
+        (-12345.6, -0.5, ("-12346", "-0.5")),
+        (0.00012, 0.0, ("0.00012", "0")),
+        (1e30, -1e30, ("1e+30", "-1e+30")),
+        (5.0, 5.0, ("5", "5")),
+    ],
+)
+def test_a_reason_shows_numbers_as_a_gauge_would_and_tells_them_apart(
+    value: float, expected: float, texts: tuple[str, str]
+) -> None:
+    sentence = reason_sentence([cause(value, expected, unit="rpm")])
+    assert sentence == f"speed {texts[0]} rpm is 3.0 sd above the expected {texts[1]} rpm"
+
+
+def test_a_reason_says_on_which_side_and_joins_causes() -> None:
+    sentence = reason_sentence([cause(1.0, 2.0, -4.26), cause(3.0, 2.0, 2.0, "mm/s")])
+    assert sentence == (
+        "speed 1 is 4.3 sd below the expected 2; speed 3 mm/s is 2.0 sd above the expected 2 mm/s"
+    )
+
+
+def test_without_a_notable_feature_the_reason_is_their_combination() -> None:
+    assert reason_sentence([]).startswith("an unusual combination of readings")
+
+
+@given(st.floats(-1e90, 1e90), st.floats(-1e90, 1e90), st.floats(-1e6, 1e6))
+def test_any_finite_cause_gives_a_short_sentence_with_different_numbers_for_different_values(
+    value: float, expected: float, deviation: float
+) -> None:
+    sentence = reason_sentence([cause(value, expected, deviation)])
+    assert len(sentence) < 120
+    words = sentence.split()
+    assert (words[1] == words[-1]) == (float(words[1]) == float(words[-1]))
+    if value != expected:
+        assert words[1] != words[-1]
