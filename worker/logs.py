@@ -41,5 +41,5 @@ def configure_logging(settings: LogSettings, file: Path | None = None) -> None:
     level = getattr(logging, settings.level.upper())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _FRAMEWORK_LOGGERS:
-        # Their information is about their own services; errors reach us as exceptions too.
-        logging.getLogger(name).setLevel(max(level, logging.ERROR))
+        # They tell of their own services; what ends them reaches us as an exception too.
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -13,6 +13,7 @@ from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
     KafkaError,
+    KafkaException,
     Message,
     Producer,
     TopicPartition,
@@ -215,12 +216,19 @@ def committed_offsets(
     try:
         metadata = consumer.list_topics(topic, timeout=timeout_s)
         partitions = [TopicPartition(topic, p) for p in metadata.topics[topic].partitions]
-        return {
-            partition.partition: (
-                max(partition.offset, -1),
-                consumer.get_watermark_offsets(partition, timeout=timeout_s)[1],
-            )
-            for partition in consumer.committed(partitions, timeout=timeout_s)
-        }
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return {
+                    partition.partition: (
+                        max(partition.offset, -1),
+                        consumer.get_watermark_offsets(partition, timeout=timeout_s)[1],
+                    )
+                    for partition in consumer.committed(partitions, timeout=timeout_s)
+                }
+            except KafkaException:  # a broker that has just restarted looks for its roles
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
     finally:
         consumer.close()

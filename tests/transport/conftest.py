@@ -55,10 +55,9 @@ class Job:
             **{key: f"{app_id}-{stream}" for stream, key in STREAMS.items()},
             "worker.app_id": app_id,
             "worker.instance_id": "0",
-            **{key.replace("__", "."): value for key, value in more.items()},
         }
         create_topics(settings)
-        return settings
+        return {**settings, **{key.replace("__", "."): value for key, value in more.items()}}
 
     def worker(self, settings: dict[str, str]) -> WorkerProcess:
         """Start a worker."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from types import SimpleNamespace
 
 from load.local_kafka import LocalKafka
 from tests.support.kafka import committed_offsets, unique, wait_until
@@ -29,7 +30,8 @@ def wait_until_all_is_committed(job: Job, app_id: str) -> None:
 
 def restored(job: Job, settings: dict[str, str]) -> dict[int, dict[bytes, bytes]]:
     """The rows of a table that is restored from the changelog as a starting worker does it."""
-    transport = Transport(None, load_settings(None, {}, settings), None, None)  # type: ignore[arg-type]
+    app = SimpleNamespace(conf=SimpleNamespace(broker=None))
+    transport = Transport(app, load_settings(None, {}, settings), None, None)  # type: ignore[arg-type]
     states = {partition: PartitionState(job.bundle.spec) for partition in range(4)}
     transport.restore(states, lambda partition: True)
     return {partition: dict(state.snapshot()) for partition, state in states.items()}
@@ -131,7 +133,7 @@ def test_a_second_process_of_the_same_instance_fences_the_first(job: Job) -> Non
 
 
 def test_a_stopped_worker_whose_session_ended_is_fenced_when_it_wakes_up(job: Job) -> None:
-    settings = job.settings(unique("zombie"))
+    settings = job.settings(unique("zombie"), kafka__client='{"session.timeout.ms": "6000"}')
     app_id = settings["worker.app_id"]
     feeder = Feeder(job, simulated(job.bundle, 60_000, seed=9), events_per_s=4_000)
     feeder.start()
@@ -151,7 +153,7 @@ def test_a_stopped_worker_whose_session_ended_is_fenced_when_it_wakes_up(job: Jo
 def test_at_least_once_may_repeat_but_loses_nothing(job: Job) -> None:
     settings = job.settings(unique("repeating"), worker__processing_guarantee="at_least_once")
     app_id = settings["worker.app_id"]
-    feeder = Feeder(job, simulated(job.bundle, 50_000, seed=10), events_per_s=8_000)
+    feeder = Feeder(job, simulated(job.bundle, 50_000, seed=10), events_per_s=3_500)
     feeder.start()
     for _ in range(3):
         with job.worker(settings) as worker:

@@ -93,12 +93,13 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
 
     def on_lost(self, partitions: list[int]) -> None:
         """Crash: the open transaction holds events that others have begun to process."""
-        self.on_failed(
-            FencedError(
-                f"the group gave partitions {partitions} to another worker because this one was "
-                "silent for longer than its session; it discards what it had not committed."
-            )
+        error = FencedError(
+            f"the group gave partitions {partitions} to another worker because this one was "
+            "silent for longer than its session; it discards what it had not committed."
         )
+        # At once, before this member can be given anything in a new generation.
+        self._processor.abandon(error)
+        self.on_failed(error)
 
     def on_failed(self, error: BaseException) -> None:
         """Crash the app with the error."""

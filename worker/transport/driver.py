@@ -20,7 +20,9 @@ from worker.transport.processor import Processor
 from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer
 from worker.transport.restore import restore
 
-SESSION_TIMEOUT_MS = 10_000
+SESSION_TIMEOUT_MS = 30_000
+"""Long enough for a broker's restart. It costs nothing when a worker stops (it leaves) or
+is killed and comes back (it is a static member), only when a machine is gone for good."""
 
 
 class RestoreListener(Protocol):

@@ -42,7 +42,7 @@ HAND_OVER_DEADLINE_S = 120.0
 LAG_EVERY_S = 1.0
 LEAVE_DEADLINE_S = 10.0
 
-_TOPIC_ERRORS = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)  # noqa: SLF001
+_TOPIC_ERRORS = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Poller(threading.Thread):
         self._lag: dict[int, int] = {}
         self._lag_read_s = 0.0
         self._leaving = threading.Event()
+        self._ended = threading.Event()
 
     @property
     def assignments(self) -> dict[int, Assignment]:
@@ -110,11 +111,16 @@ class Poller(threading.Thread):
             return delivery
 
     def call(self, request: Callable[[Consumer], T]) -> Future[T]:
-        """Run ``request`` on the polling thread, between two fetches."""
+        """Run ``request`` on the polling thread, between two fetches.
+
+        The future fails with BrokerError when the thread has left the group.
+        """
         future: Future[T] = Future()
         self._requests.put((future, request))
         with self._lock:
             self._lock.notify_all()
+        if self._ended.is_set():
+            self._refuse_requests()
         return future
 
     def open(self, partition: int, epoch: int) -> None:
@@ -152,6 +158,8 @@ class Poller(threading.Thread):
         except Exception as error:  # whatever it is, the process must not go on without polling
             self._listener.on_failed(error)
         finally:
+            self._ended.set()
+            self._refuse_requests()
             self._consumer.close()
 
     def _serve_requests(self, wait_s: float = 0.0) -> None:
@@ -165,6 +173,14 @@ class Poller(threading.Thread):
             except Exception as error:  # belongs to whoever asked
                 future.set_exception(error)
             wait_s = 0.0
+
+    def _refuse_requests(self) -> None:
+        while True:
+            try:
+                future, _ = self._requests.get_nowait()
+            except Empty:
+                return
+            future.set_exception(BrokerError("the worker has left its consumer group."))
 
     def _read_lag(self) -> None:
         now_s = time.monotonic()
@@ -278,6 +294,7 @@ class Poller(threading.Thread):
         numbers = sorted(partition.partition for partition in partitions)
         self._forget(numbers)
         self._listener.on_lost(numbers)
+        self._leaving.set()
 
     def _forget(self, partitions: list[int]) -> None:
         with self._lock:

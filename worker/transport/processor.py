@@ -120,6 +120,11 @@ class Processor:
         """Commit, then forget the partitions' state."""
         return self._submit(lambda: self._give_back(partitions))
 
+    def abandon(self, error: BaseException) -> None:
+        """Apply and commit nothing any more, from now on; may be called while a job runs."""
+        if self._failure is None:
+            self._failure = error
+
     def close(self) -> None:
         """Withdraw what is not committed and end the thread."""
         self._thread.submit(self._publisher.abort)

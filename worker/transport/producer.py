@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any, NoReturn, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka import Producer as LibrdkafkaProducer
@@ -26,17 +27,26 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BROKER_DEADLINE_S = 60.0
+ABORT_DEADLINE_S = 5.0
+REBALANCE_WAIT_S = 0.05
 TRANSACTION_TIMEOUT_MS = 30_000
 """How long a crashed worker's open transaction may hold back readers of its outputs."""
 
-_FENCED = {
-    KafkaError._FENCED,  # noqa: SLF001 (the client has no public name for it)
+_REBALANCING = {KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS}
+_FENCED = _REBALANCING | {
+    KafkaError._FENCED,
     KafkaError.FENCED_INSTANCE_ID,
-    KafkaError.ILLEGAL_GENERATION,
     KafkaError.INVALID_PRODUCER_EPOCH,
     KafkaError.PRODUCER_FENCED,
     KafkaError.UNKNOWN_MEMBER_ID,
 }
+
+
+class _Record(NamedTuple):
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
 
 
 class GroupMember(Protocol):
@@ -70,36 +80,26 @@ class Producer(base.Producer):  # type: ignore[misc]
             BrokerError: the brokers do not answer within ``BROKER_DEADLINE_S``.
         """
         self._client = make()
+        self._pending: list[_Record] = []
         self._in_transaction = False
         self._failure: KafkaError | None = None
         if self._transactional:
-            self._try(lambda: self._client.init_transactions(BROKER_DEADLINE_S))
+            with _explained():
+                _retried(lambda: self._client.init_transactions(BROKER_DEADLINE_S))
 
     def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
-        """Add one record to the current transaction, waiting while the send queue is full.
+        """Add one record to the next commit, waiting while the send queue is full.
 
         Raises:
             FencedError: another process has taken this instance's place.
             BrokerError: the brokers take nothing within ``BROKER_DEADLINE_S``.
         """
-        self._begin()
-        deadline_s = time.monotonic() + BROKER_DEADLINE_S
-        while True:
-            try:
-                self._client.produce(
-                    topic, value, key, partition=partition, on_delivery=self._on_delivery
-                )
-            except BufferError:
-                if time.monotonic() > deadline_s:
-                    raise BrokerError(
-                        f"Kafka took no records for {BROKER_DEADLINE_S:.0f} s; the worker stops "
-                        "and will go on where it last committed."
-                    ) from None
-                self._client.poll(0.1)
-            except KafkaException as error:
-                self._fail(error)
-            else:
-                return
+        record = _Record(topic, partition, key, value)
+        with _explained():
+            self._begin()
+            self._produce(record)
+        if self._transactional:
+            self._pending.append(record)
 
     def commit(self, group: GroupMember, offsets: list[TopicPartition]) -> None:
         """Make everything published since the last commit, and ``offsets``, final.
@@ -112,39 +112,96 @@ class Producer(base.Producer):  # type: ignore[misc]
             FencedError: the group or the instance has moved on; nothing was committed.
             BrokerError: not committed within ``BROKER_DEADLINE_S``, or refused.
         """
-        if self._transactional:
-            self._begin()
-            metadata = group.call(lambda consumer: consumer.consumer_group_metadata())
-            self._try(
-                lambda: self._client.send_offsets_to_transaction(
-                    offsets, metadata.result(BROKER_DEADLINE_S), BROKER_DEADLINE_S
-                )
-            )
-            self._try(lambda: self._client.commit_transaction(BROKER_DEADLINE_S))
-            self._in_transaction = False
-        else:
-            remaining = self._client.flush(BROKER_DEADLINE_S)
-            if self._failure is not None:
-                self._fail(KafkaException(self._failure))
-            if remaining:
-                raise BrokerError(
-                    f"Kafka did not acknowledge {remaining} records within "
-                    f"{BROKER_DEADLINE_S:.0f} s; the worker stops and will repeat them."
-                )
-            self._try(
-                lambda: group.call(
-                    lambda consumer: consumer.commit(offsets=offsets, asynchronous=False)
-                ).result(BROKER_DEADLINE_S)
-            )
+        with _explained():
+            if self._transactional:
+                self._commit_transaction(group, offsets)
+            else:
+                self._commit_acknowledged(group, offsets)
 
     def abort(self) -> None:
         """Withdraw what was published since the last commit, if the brokers can be reached."""
         if self._in_transaction:
             self._in_transaction = False
             try:
-                self._client.abort_transaction(5.0)
+                self._client.abort_transaction(ABORT_DEADLINE_S)
             except KafkaException as error:
                 log.info("the open transaction will time out: %s", describe(error))
+
+    def _commit_transaction(self, group: GroupMember, offsets: list[TopicPartition]) -> None:
+        deadline_s = time.monotonic() + BROKER_DEADLINE_S
+        while True:
+            try:
+                self._begin()
+                metadata = group.call(lambda consumer: consumer.consumer_group_metadata())
+                member = metadata.result(BROKER_DEADLINE_S)
+                _retried(
+                    lambda member=member: self._client.send_offsets_to_transaction(  # type: ignore[misc]
+                        offsets, member, BROKER_DEADLINE_S
+                    )
+                )
+                _retried(lambda: self._client.commit_transaction(BROKER_DEADLINE_S))
+            except KafkaException as error:
+                if error.args[0].code() not in _REBALANCING or time.monotonic() > deadline_s:
+                    raise
+                # The group began a new generation while the commit was on its way. The
+                # partitions are still this member's, for none is given back before its
+                # last commit: the same records go into a new transaction.
+                log.info("the group is rebalancing; committing once more")
+                self._client.abort_transaction(BROKER_DEADLINE_S)
+                self._in_transaction = False
+                time.sleep(REBALANCE_WAIT_S)
+                self._begin()
+                for record in self._pending:
+                    self._produce(record)
+            else:
+                self._in_transaction = False
+                self._pending.clear()
+                return
+
+    def _commit_acknowledged(self, group: GroupMember, offsets: list[TopicPartition]) -> None:
+        remaining = self._client.flush(BROKER_DEADLINE_S)
+        if self._failure is not None:
+            raise KafkaException(self._failure)
+        if remaining:
+            raise BrokerError(
+                f"Kafka did not acknowledge {remaining} records within {BROKER_DEADLINE_S:.0f} s; "
+                "the worker stops and will repeat them."
+            )
+        _retried(
+            lambda: group.call(
+                lambda consumer: consumer.commit(offsets=offsets, asynchronous=False)
+            ).result(BROKER_DEADLINE_S)
+        )
+
+    def _begin(self) -> None:
+        if self._transactional and not self._in_transaction:
+            _retried(self._client.begin_transaction)
+            self._in_transaction = True
+
+    def _produce(self, record: _Record) -> None:
+        deadline_s = time.monotonic() + BROKER_DEADLINE_S
+        while True:
+            try:
+                self._client.produce(
+                    record.topic,
+                    record.value,
+                    record.key,
+                    partition=record.partition,
+                    on_delivery=self._on_delivery,
+                )
+            except BufferError:
+                if time.monotonic() > deadline_s:
+                    raise BrokerError(
+                        f"Kafka took no records for {BROKER_DEADLINE_S:.0f} s; the worker stops "
+                        "and will go on where it last committed."
+                    ) from None
+                self._client.poll(0.1)
+            else:
+                return
+
+    def _on_delivery(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None and self._failure is None:
+            self._failure = error
 
     async def flush(self) -> None:
         """Nothing to do: only :meth:`commit` decides what is final."""
@@ -157,37 +214,35 @@ class Producer(base.Producer):  # type: ignore[misc]
 
     send_and_wait = send
 
-    def _begin(self) -> None:
-        if self._transactional and not self._in_transaction:
-            self._try(self._client.begin_transaction)
-            self._in_transaction = True
 
-    def _on_delivery(self, error: KafkaError | None, _message: Message) -> None:
-        if error is not None and self._failure is None:
-            self._failure = error
+def _retried(call: Callable[[], object]) -> None:
+    """Run a librdkafka call, repeating it while its error is a passing one."""
+    deadline_s = time.monotonic() + BROKER_DEADLINE_S
+    while True:
+        try:
+            call()
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline_s:
+                raise
+            log.warning("Kafka: %s; trying again", describe(error))
+            time.sleep(0.1)
+        else:
+            return
 
-    def _try(self, call: Callable[[], object]) -> None:
-        """Run a librdkafka call, repeating it while the error is a passing one."""
-        deadline_s = time.monotonic() + BROKER_DEADLINE_S
-        while True:
-            try:
-                call()
-            except KafkaException as error:
-                if not error.args[0].retriable() or time.monotonic() > deadline_s:
-                    self._fail(error)
-                log.warning("Kafka: %s; trying again", describe(error))
-                time.sleep(0.1)
-            else:
-                return
 
-    def _fail(self, error: KafkaException) -> NoReturn:
-        cause = error.args[0]
-        if cause.code() in _FENCED:
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn librdkafka's exceptions into what they mean for the person who reads them."""
+    try:
+        yield
+    except KafkaException as error:
+        code = error.args[0].code()
+        if code in _FENCED:
             raise FencedError(
                 "another worker has taken over (same worker.instance_id, or this one was away "
                 f"for longer than its session): {describe(error)}."
             ) from error
-        if cause.code() == KafkaError._TIMED_OUT:  # noqa: SLF001
+        if code == KafkaError._TIMED_OUT:
             raise BrokerError(
                 f"Kafka did not answer within {BROKER_DEADLINE_S:.0f} s: {describe(error)}; "
                 "check kafka.brokers and that the cluster is up."
