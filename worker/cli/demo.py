@@ -31,7 +31,7 @@ def demo(
         int | None,
         typer.Option(min=0, help="Decides machines and faults. Default: another every time."),
     ] = None,
-    machines: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
+    machines: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
     interval: Annotated[
         str | None,
         typer.Option(help="Between two events of a machine. Default: six a pane, 10s or more."),
@@ -72,7 +72,9 @@ def demo(
 
     from rich.console import Console
 
-    from worker.demo.session import Options, run_demo
+    console = Console()
+    with console.status("Loading"):
+        from worker.demo.session import Options, run_demo
 
     options = Options(
         real=broker is not None,
@@ -83,4 +85,4 @@ def demo(
         speed=speed,
         report=report,
     )
-    run_demo(settings, options, Console())
+    run_demo(settings, options, console)

@@ -46,6 +46,11 @@ class Report(msgspec.Struct, frozen=True):
     broker: str
     exactly_once: bool
 
+    @property
+    def scored_per_machine_day(self) -> float:
+        """Readings scored a machine and day of event time."""
+        return self.events_scored * 86_400 / (self.machines * self.simulated_s)
+
     def check(self, published: int) -> None:
         """See whether every event has come out exactly once.
 
@@ -111,7 +116,8 @@ def summary(report: Report, faults: FaultReport) -> Table:
         "machine faults": f"{report.faults_detected} of {report.faults_injected} detected"
         + (f" ({by_kind})" if by_kind else ""),
         "by chance": f"{report.chance_level:.1%} of fault-free stretches would pass for one",
-        "false alarms": f"{report.false_alarms_per_machine_day:.1f} a machine and day",
+        "false alarms": f"{report.false_alarms_per_machine_day:.1f} a machine and day, of "
+        f"{report.scored_per_machine_day:,.0f} readings",
         "sensor faults": f"{report.sensor_faults} (silent, stuck, missing, glitches)",
         "delivery": "exactly once" if report.exactly_once else "at least once",
     }

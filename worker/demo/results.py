@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left, insort
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -13,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
 
 from worker.core.errors import BrokerError
-from worker.core.messages import Anomaly, DeadLetter
+from worker.core.messages import Anomaly
 from worker.kafka_config import create_client, describe
 from worker.settings import Settings
 
@@ -29,7 +28,7 @@ class Results:
 
     Attributes:
         late: number of late events.
-        dead: number of dead letters by reason.
+        dead: number of dead letters.
     """
 
     def __init__(self, settings: Settings, metadata: ClusterMetadata) -> None:
@@ -54,14 +53,13 @@ class Results:
             },
         )
         self.late = 0
-        self.dead: Counter[str] = Counter()
+        self.dead = 0
         self._times_us: dict[str, list[int]] = {}
         self._newest: dict[str, Anomaly] = {}
         self._lock = threading.Lock()
         self._finishing = threading.Event()
         self._abandoned = threading.Event()
         self._decode_anomaly = msgspec.json.Decoder(Anomaly).decode
-        self._decode_dead_letter = msgspec.json.Decoder(DeadLetter).decode
 
     def finish(self) -> None:
         """End :meth:`run` when all that is in the topics now is read; the worker has stopped."""
@@ -160,7 +158,7 @@ class Results:
         elif topic == self._late_topic:
             self.late += 1
         else:
-            self.dead[self._decode_dead_letter(value).reason] += 1
+            self.dead += 1
 
 
 def to_time_us(timestamp: str) -> int:

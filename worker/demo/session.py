@@ -198,7 +198,7 @@ class _Session:
                     await asyncio.wait({*others, publishing}, timeout=LOOK_EVERY_S)
                     if self._is_over():
                         gateway.stop()
-                    show(observer.look(gateway.stopping))
+                    show(lambda: observer.look(gateway.stopping))
                     if self._is_done(gateway, publishing):
                         break
         finally:
@@ -240,22 +240,22 @@ class _Session:
         return publishing.exception() is not None or processed >= gateway.produced
 
     @contextmanager
-    def _screen(self, title: Title) -> Iterator[Callable[[View], None]]:
+    def _screen(self, title: Title) -> Iterator[Callable[[Callable[[], View]], None]]:
         """Where views go: the whole terminal, or a line now and then."""
         console = self._console
         if console.is_terminal and not console.is_dumb_terminal:
             with Live(console=console, screen=True, auto_refresh=False) as live:
-                yield lambda view: live.update(
-                    render(title, view, console.width, console.height), refresh=True
+                yield lambda look: live.update(
+                    render(title, look(), console.width, console.height), refresh=True
                 )
             return
         told_s = self._begun_s
 
-        def tell(view: View) -> None:
+        def tell(look: Callable[[], View]) -> None:
             nonlocal told_s
             if time.monotonic() - told_s >= PROGRESS_EVERY_S:
                 told_s = time.monotonic()
-                line = progress_line(view, told_s - self._begun_s)
+                line = progress_line(look(), told_s - self._begun_s)
                 _say(console, line)
 
         yield tell
@@ -277,7 +277,7 @@ class _Session:
             events_produced=gateway.produced,
             events_scored=self._counters.scored,
             events_late=self._results.late,
-            events_dead=self._results.dead.total(),
+            events_dead=self._results.dead,
             anomalies=len(anomalies),
             faults_injected=faults.injected,
             faults_detected=faults.detected,

@@ -115,7 +115,7 @@ class Observer:
         self._gateway = gateway
         self._results = results
         self._counters = counters
-        self._history: deque[tuple[float, int]] = deque()
+        self._history = deque([(time.monotonic(), 0)])
         self._readings: dict[str, tuple[int, dict[str, object]]] = {}
 
     def look(self, stopping: bool) -> View:
@@ -133,7 +133,7 @@ class Observer:
             produced=self._gateway.produced,
             scored=self._counters.scored,
             late=self._results.late,
-            dead=self._results.dead.total(),
+            dead=self._results.dead,
             lag=max(0, self._gateway.produced - processed),
             anomaly_count=self._counters.anomalies,
             rows=rows,
@@ -145,7 +145,8 @@ class Observer:
     def _rate(self, processed: int) -> float:
         now_s = time.monotonic()
         self._history.append((now_s, processed))
-        while now_s - self._history[0][0] > RATE_OVER_S:
+        # Kept from the last time before the span, so that rare looks see a rate too.
+        while now_s - self._history[1][0] >= RATE_OVER_S:
             self._history.popleft()
         begun_s, before = self._history[0]
         return (processed - before) / (now_s - begun_s) if now_s > begun_s else 0.0
