@@ -123,6 +123,9 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
             self._generation += 1
             self.app.consumer_generation_id = self._generation
             self.app.on_rebalance_start()
+            # Faust takes the end of its fetcher for a crash while this is set; here the
+            # other partitions flow on during a rebalance, and stopping is just stopping.
+            self.app.rebalancing = False
             await self.on_partitions_assigned(self.assignment(), self._generation)
             self._changes_done = not self._changed.is_set()
 
