@@ -118,7 +118,8 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         transport: Transport = self.app.transport
         for table in self.values():
             await self._restore(table, transport)
-        self.app.flow_control.resume()
+        if not self.app.flow_control.is_active():
+            self.app.flow_control.resume()  # which also empties the agents' queues
         self.app.consumer.resume_flow()
         await self.app._fetcher.maybe_start()  # noqa: SLF001 (as Faust's own recovery does)
         self._restored.set()
