@@ -32,8 +32,9 @@ def test_a_wrong_option_gives_one_sentence_and_a_bad_status(
 
 
 def test_a_broker_that_does_not_answer_gives_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("worker.demo.cluster.CONNECT_S", 1.0)
     assert run(["demo", "--broker", "localhost:1"]) == 69
     shown = capsys.readouterr()

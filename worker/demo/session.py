@@ -45,7 +45,8 @@ LATE_RATE = 0.002
 GARBAGE_RATE = 0.0005
 LOOK_EVERY_S = 0.25
 PROGRESS_EVERY_S = 5.0
-STALLED_AFTER_S = 60.0
+STALLED_AFTER_S = 90.0
+"""Longer than the worker itself waits for a broker, whose own sentence says more."""
 EXIT_INTERRUPTED = 130
 
 
@@ -104,10 +105,10 @@ def run_demo(settings: Settings, options: Options, console: Console) -> None:
         check_writable(options.report)
     stop = Stop()
     with stop.on_signals():
-        log_file = _open_log(settings)
         bundle = load_bundle(
             settings.worker.bundle, asset_dir("models"), threads=settings.worker.inference_threads
         )
+        log_file = _open_log(settings)
         broker: EmbeddedBroker | None = None
         if options.real:
             name = f"demo-{options.seed}-{secrets.token_hex(3)}"
