@@ -80,6 +80,37 @@ def test_a_later_row_of_a_key_replaces_an_earlier_one_also_within_a_batch() -> N
     assert copy.snapshot() == state.snapshot()
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_the_latest_rows_of_all_keys_are_the_state_in_whatever_order_they_come(
+    data: st.DataObject,
+) -> None:
+    spec = make_spec()
+    state = PartitionState(spec)
+    log: dict[bytes, bytes] = {}
+    for event in data.draw(events(spec)):
+        fill(state, [event])
+        log |= dict(state.take_changes())
+    copy = PartitionState(spec)
+    copy.restore(data.draw(st.permutations(sorted(log.items()))))
+    assert copy.snapshot() == state.snapshot()
+
+
+def test_rows_restored_into_state_in_use_replace_what_it_had_merged() -> None:
+    spec = make_spec(1)
+    state, follower = PartitionState(spec), PartitionState(spec)
+    minute_us = spec.pane_us
+    fill(state, [Event("a", START_US, [1.0]), Event("a", START_US + minute_us, [1.0])])
+    follower.restore(state.take_changes())
+    for each in (state, follower):
+        fill(each, [Event("a", START_US + minute_us, [1.0])])
+    fill(state, [Event("a", START_US, [7.0])])
+    follower.restore(state.take_changes())
+    at = np.array([START_US + minute_us], np.int64)
+    last = [s.aggregate(s.indices([b"a"]), at, np.array([[2.0]]))[0] for s in (state, follower)]
+    assert np.array_equal(last[0], last[1])
+
+
 def test_machines_are_kept_apart_however_many_and_whatever_their_ids() -> None:
     spec = make_spec(1)
     ids = [f"m{i}" for i in range(300)] + ["", "a|1", "a|1|2", "|", "ä", "\x00", "a" * 256][1:]

@@ -179,7 +179,7 @@ class ChannelSpec(msgspec.Struct, frozen=True):
     @property
     def slots(self) -> int:
         """Number of panes kept per machine: the window, plus those that grace can reopen."""
-        return self.panes + -(-self.grace_us // self.pane_us) + 1
+        return self.panes + -(-self.grace_us // self.pane_us)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
