@@ -20,6 +20,8 @@ from worker.transport.processor import Processor
 from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer
 from worker.transport.restore import restore
 
+RECONNECT_WITHIN_MS = 1_000
+"""Longest pause between attempts to reach a broker that is down; librdkafka's own is 10 s."""
 SESSION_TIMEOUT_MS = 30_000
 """Long enough for a broker's restart. It costs nothing when a worker stops (it leaves) or
 is killed and comes back (it is a static member), only when a machine is gone for good."""
@@ -71,6 +73,7 @@ class Transport(base.Transport):  # type: ignore[misc]
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "isolation.level": "read_committed",
+                "reconnect.backoff.max.ms": RECONNECT_WITHIN_MS,
                 "fetch.wait.max.ms": 50,
                 "queued.min.messages": 100_000,
                 "queued.max.messages.kbytes": 65_536,
@@ -84,6 +87,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         worker = self._settings.worker
         config: dict[str, Any] = {
             "enable.idempotence": True,
+            "reconnect.backoff.max.ms": RECONNECT_WITHIN_MS,
             "linger.ms": 5,
             "compression.type": "lz4",
             "delivery.report.only.error": True,

@@ -4,8 +4,8 @@ Rebalance callbacks arrive only while polling, so the thread polls from
 subscription to departure. What it fetches waits in a bounded buffer; when that
 stays full, partitions are paused and polling goes on.
 
-Only this thread calls the consumer: a call from another thread waits until no fetch
-is under way, and one fetch follows the other. Others ask through :meth:`Poller.call`,
+Only this thread calls the consumer: with some versions of the client, a call from
+another thread waits for as long as one fetch follows the other. Others ask through :meth:`Poller.call`,
 which is served also while a rebalance callback waits for the last commit.
 """
 
