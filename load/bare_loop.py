@@ -12,9 +12,9 @@ import gc
 import json
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -28,7 +28,7 @@ from worker.models.bundle import load_bundle
 from worker.transport.delivery import chunks_by_partition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 COMMIT_EVERY_S = 0.25
 
@@ -37,7 +37,7 @@ class Stages:
     """Seconds spent by stage."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -55,7 +55,7 @@ def run(brokers: str, topic: str, group: str, events: int) -> dict[str, float]:
     """
     bundle = load_bundle("machine-health", asset_dir("models"))
     spec = bundle.spec
-    decode = msgspec.json.Decoder(event_type(spec)).decode
+    decode: Callable[[Any], Any] = msgspec.json.Decoder(event_type(spec)).decode
     consumer = Consumer(
         {
             "bootstrap.servers": brokers,
@@ -74,7 +74,8 @@ def run(brokers: str, topic: str, group: str, events: int) -> dict[str, float]:
     consumer.subscribe([topic])
     states = {partition: PartitionState(spec) for partition in range(64)}
     continuous = slice(2, 2 + len(spec.continuous))
-    stages, seen, offsets = Stages(), 0, {}
+    stages, seen = Stages(), 0
+    offsets: dict[int, int] = {}
     gc.freeze()
     gc.disable()
     started_s = committed_s = 0.0
@@ -96,7 +97,9 @@ def run(brokers: str, topic: str, group: str, events: int) -> dict[str, float]:
                 times_us = np.rint(seconds * 1e6).astype(np.int64)
             with stages.measure("features"):
                 state = states[chunk.partition]
-                aggregates, _ = state.aggregate(state.indices(chunk.keys), times_us, values)
+                aggregates, _ = state.aggregate(
+                    state.indices(cast("list[bytes]", chunk.keys)), times_us, values
+                )
                 features = assemble(spec, values, aggregates, bundle.scoring.expected)
                 model_input = to_model_input(features)
             with stages.measure("onnx"):

@@ -91,7 +91,9 @@ def publish(
     return size / sent
 
 
-def worker_rate(brokers: str, topic: str, events: int, guarantee: str, round_: int) -> dict[str, float]:
+def worker_rate(
+    brokers: str, topic: str, events: int, guarantee: str, round_: int
+) -> dict[str, float]:
     """Events/s of a fresh worker over the middle of the run, and its shares of time."""
     app_id = f"bench-{guarantee.replace('_', '-')}-{round_}"
     create_topics(_settings(brokers, topic, app_id))
@@ -107,7 +109,9 @@ def worker_rate(brokers: str, topic: str, events: int, guarantee: str, round_: i
     duration_s = last_s - first_s
 
     def share(name: str) -> float:
-        return (last[f"{name}_duration_seconds_sum"] - first[f"{name}_duration_seconds_sum"]) / duration_s
+        return (
+            last[f"{name}_duration_seconds_sum"] - first[f"{name}_duration_seconds_sum"]
+        ) / duration_s
 
     return {
         "events_per_s": (processed(last) - processed(first)) / duration_s,
@@ -118,7 +122,15 @@ def worker_rate(brokers: str, topic: str, events: int, guarantee: str, round_: i
 
 def bare_rate(brokers: str, topic: str, events: int, round_: int) -> dict[str, Any]:
     """Events/s of the bare loop, and its shares of time."""
-    command = [sys.executable, "-m", "load.bare_loop", brokers, topic, f"bare-{round_}", str(events)]
+    command = [
+        sys.executable,
+        "-m",
+        "load.bare_loop",
+        brokers,
+        topic,
+        f"bare-{round_}",
+        str(events),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -160,7 +172,9 @@ def report(rows: list[dict[str, Any]], restart: dict[str, float], path: Path) ->
     bare = by_name["bare loop"]["events_per_s"]
     table = Table(title=f"driftdetector on {os.cpu_count()} cores, Kafka beside it")
     for column in ("", "events/s", "range", "of the bare loop", "share of time by stage"):
-        table.add_column(column, justify="left" if column in ("", "share of time by stage") else "right")
+        table.add_column(
+            column, justify="left" if column in ("", "share of time by stage") else "right"
+        )
     for row in rows:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in row["shares"].items())
         table.add_row(
@@ -217,7 +231,11 @@ def main() -> None:
                         worker_rate(brokers, topic, options.events, guarantee, round_)
                     )
             console.print({name: round(done[-1]["events_per_s"]) for name, done in runs.items()})
-        report([_summary(name, done) for name, done in runs.items()], restore_times(brokers), BUILD / "bench.json")
+        report(
+            [_summary(name, done) for name, done in runs.items()],
+            restore_times(brokers),
+            BUILD / "bench.json",
+        )
 
 
 def _summary(name: str, done: list[dict[str, Any]]) -> dict[str, Any]:
@@ -229,7 +247,8 @@ def _summary(name: str, done: list[dict[str, Any]]) -> dict[str, Any]:
         "lowest": min(rates),
         "highest": max(rates),
         "shares": {
-            key.removesuffix("_share"): statistics.median(run[key] for run in done) for key in shares
+            key.removesuffix("_share"): statistics.median(run[key] for run in done)
+            for key in shares
         },
     }
 

@@ -104,8 +104,10 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
         )
     )
     add_scoring_agent(app, app.topic(settings.topics.sensor_events), processor)
-    metrics.watch_lag(lambda: app.consumer.lag())
-    status = Status(lambda: app.consumer.ready(), bundle.model_version, time.monotonic())
+    # Faust makes the consumer when the app starts, so these must find it at each call.
+    metrics.watch_lag(lambda: app.consumer.lag())  # noqa: PLW0108
+    ready = lambda: app.consumer.ready()  # noqa: E731, PLW0108
+    status = Status(ready, bundle.model_version, time.monotonic())
     app.status_server = StatusServer(settings.http, status, metrics)
 
     @app.timer(COLLECT_GARBAGE_EVERY_S)  # type: ignore[untyped-decorator]

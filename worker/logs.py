@@ -35,9 +35,7 @@ def configure_logging(settings: LogSettings, file: Path | None = None) -> None:
     if settings.format == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(
-            logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-        )
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     level = getattr(logging, settings.level.upper())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _FRAMEWORK_LOGGERS:

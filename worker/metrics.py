@@ -55,11 +55,15 @@ class Metrics:
             registry=registry,
         )
         self._step_s = Histogram(
-            "step_duration_seconds", "Time to apply one chunk.", buckets=_STEP_BUCKETS,
+            "step_duration_seconds",
+            "Time to apply one chunk.",
+            buckets=_STEP_BUCKETS,
             registry=registry,
         )
         self._commit_s = Histogram(
-            "commit_duration_seconds", "Time of one commit.", buckets=_COMMIT_BUCKETS,
+            "commit_duration_seconds",
+            "Time of one commit.",
+            buckets=_COMMIT_BUCKETS,
             registry=registry,
         )
         self._restore_s = Histogram(

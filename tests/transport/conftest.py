@@ -133,9 +133,7 @@ def simulated(bundle: Bundle, events: int, machines: int = 200, seed: int = 5) -
         late_rate=0.002,
         garbage_rate=0.002,
     )
-    return [
-        NewRecord(value=value, key=key) for key, value in simulator.advance(start_us + span_us)
-    ]
+    return [NewRecord(value=value, key=key) for key, value in simulator.advance(start_us + span_us)]
 
 
 class Feeder(threading.Thread):

@@ -67,9 +67,7 @@ class StatusServer:
         Raises:
             ConfigError: the address cannot be listened on.
         """
-        app = web.Application(
-            middlewares=[self._require_token], client_max_size=MAX_REQUEST_BYTES
-        )
+        app = web.Application(middlewares=[self._require_token], client_max_size=MAX_REQUEST_BYTES)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._render_metrics)
         self._runner = web.AppRunner(app, access_log=None)

@@ -112,7 +112,7 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
 
     # -- tasks and hooks on the event loop ---------------------------------------------
 
-    @Service.task
+    @Service.task  # type: ignore[untyped-decorator]
     async def _follow_assignment(self) -> None:
         """Tell Faust about each change of the assignment, one after the other."""
         while not self.should_stop:
@@ -145,7 +145,7 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
         """Commit through the processor; Faust's commit timer and stop procedure call this."""
         try:
             await asyncio.wrap_future(self._processor.commit())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, it ends the worker)
             await self.crash(error)
             return False
         return True

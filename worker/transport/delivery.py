@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from confluent_kafka import Message
@@ -32,12 +33,17 @@ class Delivery:
         return int(self.chunk.offsets[-1]) + 1
 
 
-def chunks_by_partition(topic: str, messages: Iterable[Message]) -> Iterator[Chunk]:
-    """Sort fetched messages into one chunk a partition."""
-    groups: dict[int, list[Message]] = {}
+def by_partition(messages: Iterable[Message]) -> Mapping[int, list[Message]]:
+    """Sort fetched messages by partition, keeping their order."""
+    groups: dict[Any, list[Message]] = {}  # the client's types allow messages without one
     for message in messages:
         groups.setdefault(message.partition(), []).append(message)
-    for partition, group in groups.items():
+    return groups
+
+
+def chunks_by_partition(topic: str, messages: Iterable[Message]) -> Iterator[Chunk]:
+    """Sort fetched messages into one chunk a partition."""
+    for partition, group in by_partition(messages).items():
         yield Chunk(
             topic=topic,
             partition=partition,

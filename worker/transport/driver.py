@@ -62,7 +62,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         partitions at once instead of after a session timeout.
         """
         worker = self._settings.worker
-        return self._create(
+        consumer: LibrdkafkaConsumer = self._create(
             LibrdkafkaConsumer,
             {
                 "group.id": worker.app_id,
@@ -81,6 +81,7 @@ class Transport(base.Transport):  # type: ignore[misc]
                 "fetch.queue.backoff.ms": 10,
             },
         )
+        return consumer
 
     def make_producer(self) -> LibrdkafkaProducer:
         """The producer of outputs and changelog rows."""
@@ -96,11 +97,10 @@ class Transport(base.Transport):  # type: ignore[misc]
         if self.exactly_once:
             config["transactional.id"] = f"{worker.app_id}-{worker.instance_id}"
             config["transaction.timeout.ms"] = TRANSACTION_TIMEOUT_MS
-        return self._create(LibrdkafkaProducer, config)
+        producer: LibrdkafkaProducer = self._create(LibrdkafkaProducer, config)
+        return producer
 
-    def restore(
-        self, states: dict[int, PartitionState], wanted: Callable[[int], bool]
-    ) -> int:
+    def restore(self, states: dict[int, PartitionState], wanted: Callable[[int], bool]) -> int:
         """Fill fresh states from the changelog; see :func:`worker.transport.restore.restore`."""
         reader = self._create(
             LibrdkafkaConsumer,

@@ -5,8 +5,8 @@ subscription to departure. What it fetches waits in a bounded buffer; when that
 stays full, partitions are paused and polling goes on.
 
 Only this thread calls the consumer: with some versions of the client, a call from
-another thread waits for as long as one fetch follows the other. Others ask through :meth:`Poller.call`,
-which is served also while a rebalance callback waits for the last commit.
+another thread waits for as long as one fetch follows the other. Others ask through
+:meth:`Poller.call`, which is served also while a rebalance callback waits for a commit.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Poller(threading.Thread):
             self._leave_group()
         except KafkaException as error:
             self._listener.on_failed(BrokerError(f"Kafka: {describe(error)}."))
-        except Exception as error:  # whatever it is, the process must not go on without polling
+        except Exception as error:  # noqa: BLE001 (without polling, the process must not go on)
             self._listener.on_failed(error)
         finally:
             self._ended.set()
@@ -170,7 +170,7 @@ class Poller(threading.Thread):
                 return
             try:
                 future.set_result(request(self._consumer))
-            except Exception as error:  # belongs to whoever asked
+            except Exception as error:  # noqa: BLE001 (it belongs to whoever asked)
                 future.set_exception(error)
             wait_s = 0.0
 
@@ -244,7 +244,8 @@ class Poller(threading.Thread):
             return True
         if error.code() in _TOPIC_ERRORS:
             raise TopicError(
-                f"topic {self._topic!r} does not exist; create it with `driftdetector topics apply`."
+                f"topic {self._topic!r} does not exist; create it with "
+                "`driftdetector topics apply`."
             )
         if error.fatal() or not error.retriable():
             raise BrokerError(f"reading topic {self._topic!r}: {describe(error)}.")
@@ -321,4 +322,3 @@ class Poller(threading.Thread):
         deadline_s = time.monotonic() + LEAVE_DEADLINE_S
         while self.assignments and time.monotonic() < deadline_s:
             self._consumer.poll(FETCH_WAIT_S)
-

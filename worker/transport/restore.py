@@ -11,13 +11,18 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stub hides one
+    AdminClient,
+    OffsetSpec,
+)
 
 from worker.core.errors import BrokerError, StateError
 from worker.core.state import PartitionState
 from worker.kafka_config import describe
+from worker.transport.delivery import by_partition
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +81,8 @@ def restore(
 
 
 def _ends(admin: AdminClient, topic: str, partitions: Collection[int]) -> dict[int, int]:
-    request = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    request = {TopicPartition(topic, partition): latest for partition in partitions}
     futures = admin.list_offsets(request, request_timeout=BROKER_DEADLINE_S)
     return {
         partition.partition: future.result(BROKER_DEADLINE_S).offset
@@ -103,7 +109,7 @@ def _read(
                 f"changelog {topic!r} has not moved for {STALLED_AFTER_S:.0f} s while restoring; "
                 "check the cluster for unavailable partitions or a hanging transaction."
             )
-        for partition, batch in _by_partition(messages, topic, progress).items():
+        for partition, batch in _rows_by_partition(messages, topic, progress).items():
             states[partition].restore(batch)
             rows += len(batch)
         if now_s - told_s > PROGRESS_EVERY_S:
@@ -112,23 +118,29 @@ def _read(
     return rows
 
 
-def _by_partition(
+def _rows_by_partition(
     messages: list[Message], topic: str, progress: dict[int, _Progress]
-) -> dict[int, list[tuple[bytes, bytes]]]:
+) -> dict[int, list[tuple[Any, Any]]]:
     """Group rows, and move ``progress`` past them."""
-    groups: dict[int, list[Message]] = {}
+    records = []
     for message in messages:
         error = message.error()
         if error is None:
-            groups.setdefault(message.partition(), []).append(message)
+            records.append(message)
         elif error.code() == KafkaError._PARTITION_EOF:
-            progress[message.partition()].position = message.offset()
+            progress[_number(message.partition())].position = _number(message.offset())
         elif error.fatal() or not error.retriable():
             raise BrokerError(f"reading changelog {topic!r}: {describe(error)}.")
+    groups = by_partition(records)
     for partition, group in groups.items():
         read = progress[partition]
-        read.position = max(read.position, group[-1].offset() + 1)
+        read.position = max(read.position, _number(group[-1].offset()) + 1)
     return {
         partition: [(message.key(), message.value()) for message in group]
         for partition, group in groups.items()
     }
+
+
+def _number(value: int | None) -> int:
+    assert value is not None  # consumed messages have a partition and an offset
+    return value

@@ -130,8 +130,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         missing = {
             partition: assignment
             for partition, assignment in consumer.assignments().items()
-            if (owned := processor.owned.get(partition)) is None
-            or owned.epoch != assignment.epoch
+            if (owned := processor.owned.get(partition)) is None or owned.epoch != assignment.epoch
         }
         if not missing:
             return
