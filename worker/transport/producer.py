@@ -196,6 +196,12 @@ class Producer(base.Producer):  # type: ignore[misc]
                         "and will go on where it last committed."
                     ) from None
                 self._client.poll(0.1)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError._FATAL and self._in_transaction:
+                    # Says that something ended this producer; only the commit, which
+                    # cannot succeed any more, says what.
+                    self._client.commit_transaction(ABORT_DEADLINE_S)
+                raise
             else:
                 return
 
