@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,12 +56,15 @@ class WorkerProcess:
 
     def get(self, path: str) -> str:
         """The body of ``path`` on the worker's own port; empty while it does not answer."""
+        body: str
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                body: str = answer.read().decode()
-                return body
+                body = answer.read().decode()
+        except urllib.error.HTTPError as error:
+            body = error.read().decode()
         except OSError:
-            return ""
+            body = ""
+        return body
 
     def wait_for_events(
         self, events: int, timeout_s: float

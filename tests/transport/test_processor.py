@@ -1,0 +1,181 @@
+"""The processing thread, with a step and a publisher that only take notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import pytest
+from confluent_kafka import TopicPartition
+
+from worker.core.channels import ChannelSpec, parse_spec
+from worker.core.errors import FencedError, StateError
+from worker.core.events import Chunk
+from worker.core.pipeline import Outputs, Record
+from worker.core.state import PartitionState
+from worker.transport.delivery import Delivery
+from worker.transport.processor import Destinations, Processor
+
+WAIT_S = 10.0
+SPEC = parse_spec('name = "one"\n[[channel]]\nname = "a"\n')
+DESTINATIONS = Destinations("events", "changelog", {"anomalies": ("anomalies", 2)})
+
+
+class Notes:
+    """Publisher, listener and group member in one: keeps what happened, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.error: Exception | None = None
+
+    def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+        self.calls.append(("publish", topic, partition, key))
+
+    def commit(self, group: Any, offsets: list[TopicPartition]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.calls.append(("commit", {p.partition: p.offset for p in offsets}))
+
+    def abort(self) -> None:
+        self.calls.append(("abort",))
+
+    def on_applied(self, partition: int, outputs: Outputs, duration_s: float) -> None:
+        self.calls.append(("applied", partition, outputs.events))
+
+    def on_committed(self, duration_s: float) -> None:
+        self.calls.append(("committed",))
+
+    def call(self, request: Any) -> Future[Any]:
+        raise AssertionError("the publisher of this test asks for nothing")
+
+
+def step(state: PartitionState, chunk: Chunk) -> Outputs:
+    """One row of state and one anomaly a record."""
+    chunk = chunk.since(state.next_offset)
+    machines = state.indices([key or b"" for key in chunk.keys])
+    state.aggregate(machines, np.full(len(chunk), 10**15, np.int64), np.ones((len(chunk), 1)))
+    if len(chunk):
+        state.next_offset = int(chunk.offsets[-1]) + 1
+    records = [Record("anomalies", key, b"{}") for key in chunk.keys]
+    return Outputs(records=records, events=len(chunk), scored=len(chunk))
+
+
+def delivery(partition: int, first: int, count: int, epoch: int = 1, begin: int = -1) -> Delivery:
+    offsets = np.arange(first, first + count)
+    keys = [b"m%d" % offset for offset in offsets]
+    chunk = Chunk("events", partition, offsets, offsets, keys, [b"x"] * count)
+    return Delivery(chunk, epoch, first if begin < 0 else begin)
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def processor(notes: Notes) -> Iterator[Processor]:
+    processor = Processor(step, DESTINATIONS, notes, notes)
+    processor.join(notes)
+    yield processor
+    processor.close()
+
+
+def own(processor: Processor, partition: int, epoch: int = 1, spec: ChannelSpec = SPEC) -> None:
+    taken = processor.take_over(partition, PartitionState(spec), epoch, lambda: True)
+    assert taken.result(WAIT_S)
+
+
+def test_a_commit_holds_the_rows_the_outputs_and_the_offsets_of_whole_chunks(
+    processor: Processor, notes: Notes
+) -> None:
+    own(processor, 3)
+    processor.apply(delivery(3, 0, 2)).result(WAIT_S)
+    processor.commit().result(WAIT_S)
+    slot = 10**15 // SPEC.pane_us % SPEC.slots
+    assert notes.calls == [
+        ("publish", "anomalies", 1, b"m0"),
+        ("publish", "anomalies", 1, b"m1"),
+        ("applied", 3, 2),
+        ("publish", "changelog", 3, b"m0|%d" % slot),
+        ("publish", "changelog", 3, b"m1|%d" % slot),
+        ("commit", {3: 2}),
+        ("committed",),
+    ]
+
+
+def test_nothing_new_is_not_committed(processor: Processor, notes: Notes) -> None:
+    own(processor, 0)
+    processor.commit().result(WAIT_S)
+    assert notes.calls == []
+
+
+def test_a_chunk_of_an_earlier_assignment_is_ignored(processor: Processor, notes: Notes) -> None:
+    own(processor, 0, epoch=2)
+    processor.apply(delivery(0, 0, 2, epoch=1)).result(WAIT_S)
+    processor.apply(delivery(1, 0, 2, epoch=2)).result(WAIT_S)
+    assert notes.calls == []
+
+
+def test_a_gap_before_a_chunk_stops_everything(processor: Processor, notes: Notes) -> None:
+    own(processor, 0)
+    with pytest.raises(StateError, match="partition 0: records 0 to 4 never arrived"):
+        processor.apply(delivery(0, 5, 2)).result(WAIT_S)
+    with pytest.raises(StateError):
+        processor.commit().result(WAIT_S)
+    assert notes.calls == []
+
+
+def test_offsets_without_records_are_no_gap(processor: Processor, notes: Notes) -> None:
+    own(processor, 0)
+    processor.apply(delivery(0, 5, 2, begin=0)).result(WAIT_S)
+    assert notes.calls[-1] == ("applied", 0, 2)
+
+
+def test_giving_back_commits_first_and_forgets_then(processor: Processor, notes: Notes) -> None:
+    own(processor, 0)
+    own(processor, 1)
+    processor.apply(delivery(0, 0, 1)).result(WAIT_S)
+    processor.give_back([0]).result(WAIT_S)
+    assert notes.calls[-2:] == [("commit", {0: 1}), ("committed",)]
+    assert list(processor.owned) == [1]
+
+
+def test_after_a_failed_commit_nothing_is_applied_any_more(
+    processor: Processor, notes: Notes
+) -> None:
+    own(processor, 0)
+    processor.apply(delivery(0, 0, 1)).result(WAIT_S)
+    notes.error = FencedError("another worker has taken over.")
+    with pytest.raises(FencedError):
+        processor.commit().result(WAIT_S)
+    notes.error = None
+    with pytest.raises(FencedError):
+        processor.apply(delivery(0, 1, 1)).result(WAIT_S)
+    with pytest.raises(FencedError):
+        processor.give_back([0]).result(WAIT_S)
+
+
+def test_a_partition_revoked_during_its_restore_is_not_taken_over(processor: Processor) -> None:
+    state = PartitionState(SPEC)
+    assert not processor.take_over(0, state, 1, lambda: False).result(WAIT_S)
+    assert processor.owned == {}
+
+
+def test_abandoning_lets_nothing_follow_the_job_in_hand(processor: Processor, notes: Notes) -> None:
+    own(processor, 0)
+    processor.apply(delivery(0, 0, 1)).result(WAIT_S)
+    error = FencedError("lost.")
+    processor.abandon(error)
+    with pytest.raises(FencedError):
+        processor.commit().result(WAIT_S)
+
+
+def test_closing_withdraws_what_was_not_committed(notes: Notes) -> None:
+    processor = Processor(step, DESTINATIONS, notes, notes)
+    processor.join(notes)
+    own(processor, 0)
+    processor.apply(delivery(0, 0, 1)).result(WAIT_S)
+    processor.close()
+    assert notes.calls[-1] == ("abort",)
