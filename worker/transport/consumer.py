@@ -39,6 +39,7 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
         self._generation = 0
         self._ready = asyncio.Event()
         self._changed = asyncio.Event()
+        self._changes_done = False
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Join the group and start polling; Faust calls this once the agents run."""
@@ -74,8 +75,6 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
             and owned.epoch == assignment.epoch
             for partition, assignment in self.assignments().items()
         )
-
-    _changes_done = False
 
     # -- called on the polling thread ------------------------------------------------
 
