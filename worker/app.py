@@ -13,7 +13,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import faust
 from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
@@ -29,7 +28,7 @@ from worker.metrics import Metrics
 from worker.models.bundle import Bundle, load_bundle
 from worker.settings import Settings
 from worker.transport.driver import Transport
-from worker.transport.processor import Destinations, Processor
+from worker.transport.processor import Destinations
 from worker.transport.tables import StateTable, TableManager
 
 log = logging.getLogger(__name__)
@@ -91,9 +90,8 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
     app.ended = asyncio.Event()
     app.metrics = metrics
 
-    publisher: Any = _LateBound(lambda: app.producer)
-    processor = Processor(pipeline.step, destinations, publisher, metrics)
-    app.transport = Transport(app, settings, processor, metrics)
+    app.transport = Transport(app, settings, pipeline.step, destinations, metrics)
+    processor = app.transport.processor
     app.tables.add(
         StateTable(
             app,
@@ -212,13 +210,3 @@ def _destinations(settings: Settings, metadata: ClusterMetadata) -> Destinations
         changelog=settings.changelog_topic,
         streams={stream: (name, partitions[name]) for stream, name in streams.items()},
     )
-
-
-class _LateBound:
-    """Stands for an object that Faust makes later, when the app is started."""
-
-    def __init__(self, find: Callable[[], Any]) -> None:
-        self._find = find
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._find(), name)

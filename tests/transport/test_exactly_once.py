@@ -10,9 +10,13 @@ from types import SimpleNamespace
 from load.local_kafka import LocalKafka
 from tests.support.kafka import committed_offsets, unique, wait_until
 from tests.transport.conftest import Feeder, Job, simulated
+from worker.core.events import Chunk
+from worker.core.pipeline import Outputs
 from worker.core.state import PartitionState
+from worker.metrics import Metrics
 from worker.settings import load_settings
 from worker.transport.driver import Transport
+from worker.transport.processor import Destinations
 
 WAIT_S = 60.0
 
@@ -28,10 +32,15 @@ def wait_until_all_is_committed(job: Job, app_id: str) -> None:
     wait_until(done, f"{app_id} has committed all of {job.source}", WAIT_S)
 
 
+def no_step(state: PartitionState, chunk: Chunk) -> Outputs:
+    raise AssertionError("only restoring is tried")
+
+
 def restored(job: Job, settings: dict[str, str]) -> dict[int, dict[bytes, bytes]]:
     """The rows of a table that is restored from the changelog as a starting worker does it."""
     app = SimpleNamespace(conf=SimpleNamespace(broker=None))
-    transport = Transport(app, load_settings(None, {}, settings), None, None)  # type: ignore[arg-type]
+    destinations = Destinations(job.source, "", {})
+    transport = Transport(app, load_settings(None, {}, settings), no_step, destinations, Metrics())
     states = {partition: PartitionState(job.bundle.spec) for partition in range(4)}
     transport.restore(states, lambda partition: True)
     return {partition: dict(state.snapshot()) for partition, state in states.items()}

@@ -16,8 +16,8 @@ from worker.core.state import PartitionState
 from worker.kafka_config import create_client
 from worker.settings import Settings
 from worker.transport.consumer import Consumer
-from worker.transport.processor import Processor
-from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer
+from worker.transport.processor import Destinations, Processor, ProcessorListener, Step
+from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer, Publisher
 from worker.transport.restore import restore
 
 RECONNECT_WITHIN_MS = 1_000
@@ -27,7 +27,7 @@ SESSION_TIMEOUT_MS = 30_000
 is killed and comes back (it is a static member), only when a machine is gone for good."""
 
 
-class RestoreListener(Protocol):
+class Listener(ProcessorListener, Protocol):
     """What the transport reports for metrics."""
 
     def on_restored(self, duration_s: float) -> None:
@@ -35,7 +35,13 @@ class RestoreListener(Protocol):
 
 
 class Transport(base.Transport):  # type: ignore[misc]
-    """Chunked, exactly-once transport on librdkafka."""
+    """Chunked, exactly-once transport on librdkafka.
+
+    Args:
+        step: what the processor applies to each chunk.
+        destinations: the topics.
+        listener: hears of chunks, commits and restores.
+    """
 
     Consumer: ClassVar[type[Consumer]] = Consumer
     Producer: ClassVar[type[Producer]] = Producer
@@ -43,12 +49,18 @@ class Transport(base.Transport):  # type: ignore[misc]
     driver_version = f"librdkafka={libversion()[0]}"
 
     def __init__(
-        self, app: Any, settings: Settings, processor: Processor, listener: RestoreListener
+        self,
+        app: Any,
+        settings: Settings,
+        step: Step,
+        destinations: Destinations,
+        listener: Listener,
     ) -> None:
         super().__init__(app.conf.broker, app)
-        self.processor = processor
-        self.listener = listener
         self._settings = settings
+        self.listener = listener
+        self.publisher = Publisher(self.make_producer, self.exactly_once)
+        self.processor = Processor(step, destinations, self.publisher, listener)
 
     @property
     def exactly_once(self) -> bool:

@@ -27,11 +27,11 @@ T = TypeVar("T")
 Step = Callable[[PartitionState, Chunk], Outputs]
 
 
-class Publisher(Protocol):
-    """The part of :class:`worker.transport.producer.Producer` that commits need."""
+class Publishing(Protocol):
+    """The part of :class:`worker.transport.producer.Publisher` that the processor needs."""
 
     def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
-        """Add one record to the current transaction."""
+        """Add one record to the next commit."""
 
     def commit(self, group: GroupMember, offsets: list[TopicPartition]) -> None:
         """Make what was published, and the offsets, final together."""
@@ -80,7 +80,7 @@ class Processor:
         self,
         step: Step,
         destinations: Destinations,
-        publisher: Publisher,
+        publisher: Publishing,
         listener: ProcessorListener,
     ) -> None:
         self.owned: dict[int, OwnedPartition] = {}
@@ -108,7 +108,7 @@ class Processor:
 
         Raises (through the future):
             StateError: records between the state and the chunk are missing.
-            BrokerError, FencedError: see :class:`worker.transport.producer.Producer`.
+            BrokerError, FencedError: see :class:`worker.transport.producer.Publisher`.
         """
         return self._submit(lambda: self._apply(delivery))
 

@@ -56,33 +56,32 @@ class GroupMember(Protocol):
         """Run ``request`` where the consumer may be called."""
 
 
-class Producer(base.Producer):  # type: ignore[misc]
-    """Faust's producer service around one librdkafka producer.
+class Publisher:
+    """One librdkafka producer and the commit cycle around it.
 
-    Agents do not send through Faust: what they return leaves through the processor,
-    inside its commit. All methods below :meth:`start_client` belong to that thread.
+    Not thread-safe: after :meth:`connect` it belongs to the processor's thread.
+
+    Args:
+        make_client: makes the librdkafka producer.
+        transactional: exactly-once instead of at-least-once.
     """
 
-    logger = logging.getLogger(f"faust.{__name__}")
     _client: LibrdkafkaProducer
 
-    async def on_start(self) -> None:
-        """Connect; with transactions, fence an earlier process of the same instance."""
-        transport = self.transport
-        self._transactional = transport.exactly_once
-        await self.loop.run_in_executor(None, self.start_client, transport.make_producer)
-        await super().on_start()
+    def __init__(self, make_client: Callable[[], LibrdkafkaProducer], transactional: bool) -> None:
+        self._make_client = make_client
+        self._transactional = transactional
+        self._pending: list[_Record] = []
+        self._in_transaction = False
+        self._failure: KafkaError | None = None
 
-    def start_client(self, make: Callable[[], LibrdkafkaProducer]) -> None:
-        """Create the librdkafka producer.
+    def connect(self) -> None:
+        """Connect; with transactions, fence an earlier process of the same instance.
 
         Raises:
             BrokerError: the brokers do not answer within ``BROKER_DEADLINE_S``.
         """
-        self._client = make()
-        self._pending: list[_Record] = []
-        self._in_transaction = False
-        self._failure: KafkaError | None = None
+        self._client = self._make_client()
         if self._transactional:
             with _explained():
                 _retried(lambda: self._client.init_transactions(BROKER_DEADLINE_S))
@@ -209,8 +208,23 @@ class Producer(base.Producer):  # type: ignore[misc]
         if error is not None and self._failure is None:
             self._failure = error
 
+
+class Producer(base.Producer):  # type: ignore[misc]
+    """Faust's producer service: connects the publisher when the app starts.
+
+    Agents do not send through Faust: what they return leaves through the processor,
+    inside its commit.
+    """
+
+    logger = logging.getLogger(f"faust.{__name__}")
+
+    async def on_start(self) -> None:
+        """Connect the publisher."""
+        await self.loop.run_in_executor(None, self.transport.publisher.connect)
+        await super().on_start()
+
     async def flush(self) -> None:
-        """Nothing to do: only :meth:`commit` decides what is final."""
+        """Nothing to do: only a commit decides what is final."""
 
     async def send(self, *_args: Any, **_options: Any) -> NoReturn:
         """Refused, as it would bypass the transaction."""
