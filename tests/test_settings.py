@@ -177,7 +177,7 @@ def test_what_is_no_address_is_refused(brokers: str) -> None:
         ('[topics]\nanomalies = "a b"', "topics.anomalies ("),
         ('[worker]\napp_id = ".."', "worker.app_id ("),
         ("[worker]\ncommit_interval_ms = 9", "worker.commit_interval_ms ("),
-        ("[worker]\ncommit_interval_ms = 60001", "worker.commit_interval_ms ("),
+        ("[worker]\ncommit_interval_ms = 10001", "worker.commit_interval_ms ("),
         ("[worker]\ncommit_interval_ms = 1.5", "worker.commit_interval_ms ("),
         ("[worker]\ninference_threads = 0", "worker.inference_threads ("),
         ('[worker]\nprocessing_guarantee = "twice"', "worker.processing_guarantee ("),

@@ -147,7 +147,8 @@ class WorkerSettings(_Section):
     Attributes:
         app_id: consumer group, and prefix of the changelog topic and transactional ids.
         instance_id: which replica this is; must stay the same over its restarts.
-        commit_interval_ms: how often state, outputs and offsets are committed together.
+        commit_interval_ms: how often state, outputs and offsets are committed together; well
+            below the 30 s after which Kafka aborts an open transaction.
         bundle: name (newest version), name/version, or path of a bundle folder.
         inference_threads: threads of the ONNX session.
     """
@@ -157,7 +158,7 @@ class WorkerSettings(_Section):
         default_factory=_host_name
     )
     processing_guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    commit_interval_ms: int = Field(250, ge=10, le=60_000)
+    commit_interval_ms: int = Field(250, ge=10, le=10_000)
     bundle: Annotated[str, StringConstraints(min_length=1)] = "machine-health"
     inference_threads: int = Field(
         default_factory=lambda: min(256, len(os.sched_getaffinity(0))), ge=1, le=256
