@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from worker.core.errors import BrokerError, TopicError
+from worker.core.errors import BrokerError, FencedError, TopicError
 from worker.kafka_config import describe
 from worker.transport.delivery import Delivery, chunks_by_partition
 
@@ -247,6 +247,11 @@ class Poller(threading.Thread):
                 f"topic {self._topic!r} does not exist; create it with "
                 "`driftdetector topics apply`."
             )
+        if _is_fenced(error):
+            raise FencedError(
+                "another worker with the same worker.instance_id has taken this one's place; "
+                "give each of them its own."
+            )
         if error.fatal() or not error.retriable():
             raise BrokerError(f"reading topic {self._topic!r}: {describe(error)}.")
         log.warning("reading topic %s: %s", self._topic, describe(error))
@@ -322,3 +327,11 @@ class Poller(threading.Thread):
         deadline_s = time.monotonic() + LEAVE_DEADLINE_S
         while self.assignments and time.monotonic() < deadline_s:
             self._consumer.poll(FETCH_WAIT_S)
+
+
+def _is_fenced(error: KafkaError) -> bool:
+    # As a fatal error it has no code of its own any more, only its words.
+    fenced = KafkaError(KafkaError.FENCED_INSTANCE_ID)
+    return error.code() == fenced.code() or (
+        error.code() == KafkaError._FATAL and fenced.str() in error.str()
+    )

@@ -1,0 +1,135 @@
+"""The polling thread, with a consumer that hands out what the test gives it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import KafkaError, TopicPartition
+
+from tests.support.kafka import wait_until
+from worker.core.errors import FencedError
+from worker.transport.poller import Poller
+
+TOPIC = "events"
+RECORDS = 40
+WAIT_S = 10.0
+
+
+class Record:
+    """As much of a Kafka message as the poller asks for."""
+
+    def __init__(self, offset: int, value: bytes | None) -> None:
+        self._offset = offset
+        self._value = value
+
+    def error(self) -> KafkaError | None:
+        return None
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self._offset
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1_767_225_600_000
+
+    def key(self) -> bytes | None:
+        return None
+
+    def value(self) -> bytes | None:
+        return self._value
+
+
+class Fatal(Record):
+    """What fetching returns once another consumer has the same group.instance.id."""
+
+    def error(self) -> KafkaError:
+        reason = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
+        return KafkaError(KafkaError._FATAL, f"Fatal error: {reason}")
+
+
+class OnePartition:
+    """A consumer that is assigned partition 0 and fetches one record at a time."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self._records = records
+        self._on_assign: Callable[..., None] | None = None
+        self._on_revoke: Callable[..., None] | None = None
+        self.paused = False
+
+    def subscribe(self, topics: list[str], **callbacks: Any) -> None:
+        self._on_assign, self._on_revoke = callbacks["on_assign"], callbacks["on_revoke"]
+
+    def consume(self, _count: int, _timeout_s: float) -> list[Record]:
+        if self._on_assign is not None:
+            assign, self._on_assign = self._on_assign, None
+            assign(self, [TopicPartition(TOPIC, 0)])
+        elif self._records and not self.paused:
+            return [self._records.pop(0)]
+        else:
+            time.sleep(0.001)
+        return []
+
+    def poll(self, _timeout_s: float) -> Record | None:
+        return next(iter(self.consume(1, 0.0)), None)
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        return [TopicPartition(TOPIC, 0, 0)]
+
+    def get_watermark_offsets(self, *_args: Any, **_options: Any) -> tuple[int, int]:
+        return 0, RECORDS
+
+    def incremental_assign(self, _partitions: list[TopicPartition]) -> None:
+        """Nothing to keep."""
+
+    incremental_unassign = incremental_assign
+
+    def pause(self, _partitions: list[TopicPartition]) -> None:
+        self.paused = True
+
+    def resume(self, _partitions: list[TopicPartition]) -> None:
+        self.paused = False
+
+    def unsubscribe(self) -> None:
+        assert self._on_revoke is not None
+        self._on_revoke(self, [TopicPartition(TOPIC, 0)])
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Owner:
+    """Lets everything happen; an error of the thread is kept."""
+
+    failed: BaseException | None = None
+
+    def on_ready(self) -> None:
+        """Taking is the test's business."""
+
+    on_assignment_changed = on_ready
+
+    def on_revoking(self, _partitions: list[int]) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def on_lost(self, partitions: list[int]) -> None:
+        raise AssertionError(f"lost {partitions}")
+
+    def on_failed(self, error: BaseException) -> None:
+        self.failed = error
+
+
+def test_a_second_worker_of_the_same_instance_is_named_as_the_reason() -> None:
+    owner = Owner()
+    poller = Poller(OnePartition([Fatal(0, None)]), TOPIC, owner)  # type: ignore[arg-type]
+    poller.start()
+    wait_until(lambda: bool(poller.assignments), "partition 0 is assigned", WAIT_S)
+    poller.open(0, poller.assignments[0].epoch)
+    poller.join(WAIT_S)
+    assert isinstance(owner.failed, FencedError)
+    assert "worker.instance_id" in str(owner.failed)
