@@ -93,8 +93,9 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
     def on_lost(self, partitions: list[int]) -> None:
         """Crash: the open transaction holds events that others have begun to process."""
         error = FencedError(
-            f"the group gave partitions {partitions} to another worker because this one was "
-            "silent for longer than its session; it discards what it had not committed."
+            f"this worker was out of touch with its group for longer than its session, so that "
+            f"partitions {partitions} may be another's by now; it discards what it had not "
+            "committed, and goes on from there when it is started again."
         )
         # At once, before this member can be given anything in a new generation.
         self._processor.abandon(error)

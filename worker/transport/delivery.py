@@ -28,6 +28,11 @@ class Delivery:
     begin: int
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes of all values."""
+        return sum(len(value) for value in self.chunk.values if value is not None)
+
+    @property
     def end(self) -> int:
         """The position after it."""
         return int(self.chunk.offsets[-1]) + 1

@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 MAX_FETCH_EVENTS = 10_000
 MAX_BUFFERED_EVENTS = 40_000
+MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 FETCH_WAIT_S = 0.02
 """How long a fetch may wait for more events: bounds what batching adds to latency."""
 FULL_BUFFER_PATIENCE_S = 0.5
@@ -86,6 +87,7 @@ class Poller(threading.Thread):
         self._open: set[int] = set()
         self._buffer: deque[Delivery] = deque()
         self._buffered_events = 0
+        self._buffered_bytes = 0
         self._throttled = False
         self._epoch = 0
         self._requests: SimpleQueue[tuple[Future[Any], Callable[[Consumer], Any]]] = SimpleQueue()
@@ -107,6 +109,7 @@ class Poller(threading.Thread):
                 return None
             delivery = self._buffer.popleft()
             self._buffered_events -= len(delivery.chunk)
+            self._buffered_bytes -= delivery.size_bytes
             self._lock.notify_all()
             return delivery
 
@@ -214,7 +217,10 @@ class Poller(threading.Thread):
             self._accept([message] if message is not None else [])
 
     def _has_room(self) -> bool:
-        return self._buffered_events < MAX_BUFFERED_EVENTS
+        return (
+            self._buffered_events < MAX_BUFFERED_EVENTS
+            and self._buffered_bytes < MAX_BUFFERED_BYTES
+        )
 
     def _throttle(self, on: bool) -> None:
         if on == self._throttled:
@@ -236,6 +242,7 @@ class Poller(threading.Thread):
                 self._positions[chunk.partition] = delivery.end
                 self._buffer.append(delivery)
                 self._buffered_events += len(chunk)
+                self._buffered_bytes += delivery.size_bytes
         self._listener.on_ready()
 
     def _is_record(self, message: Message) -> bool:
@@ -311,6 +318,7 @@ class Poller(threading.Thread):
             kept = [d for d in self._buffer if d.chunk.partition in self._assignments]
             self._buffer = deque(kept)
             self._buffered_events = sum(len(delivery.chunk) for delivery in kept)
+            self._buffered_bytes = sum(delivery.size_bytes for delivery in kept)
 
     def _open_now(self, partition: int, epoch: int) -> None:
         assignment = self._assignments.get(partition)
