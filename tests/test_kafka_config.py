@@ -11,7 +11,7 @@ from load.local_kafka import LocalKafka
 from tests.support.kafka import NewRecord, create_topics, produce, unique
 from worker import kafka_config
 from worker.core.errors import BrokerError, ConfigError
-from worker.core.messages import Origin, dead_letter, encode
+from worker.core.messages import MAX_PAYLOAD_BYTES, Origin, dead_letter, encode
 from worker.kafka_config import client_config, connect, create_client, describe, kafka_logger
 from worker.settings import KafkaSettings
 from worker.topics import load_declarations
@@ -108,7 +108,10 @@ def test_a_dead_letter_with_the_longest_key_can_be_sent(kafka: LocalKafka) -> No
     producer = create_client(Producer, KafkaSettings(brokers=kafka.bootstrap_servers))
     errors: list[KafkaError | None] = []
     producer.produce(
-        topics["dead-letters"], encode(letter), key, on_delivery=lambda e, _: errors.append(e)
+        topics["dead-letters"],
+        encode(letter),
+        key[:MAX_PAYLOAD_BYTES],
+        on_delivery=lambda e, _: errors.append(e),
     )
     assert producer.flush(20) == 0
     assert errors == [None]

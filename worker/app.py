@@ -34,7 +34,7 @@ from worker.transport.tables import StateTable, TableManager
 log = logging.getLogger(__name__)
 
 CONNECT_DEADLINE_S = 30.0
-STOP_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 120.0
 COLLECT_GARBAGE_EVERY_S = 10.0
 BUFFERED_CHUNKS = 4
 

@@ -24,12 +24,6 @@ from worker.settings import KafkaSettings
 
 LOGGER_NAME = "driftdetector.kafka"
 REPEAT_AFTER_S = 30.0
-MAX_RECORD_BYTES = 2_097_152
-"""The longest record that may be sent: a dead letter with the longest key, as its topic allows.
-
-librdkafka's own limit is shorter than records that the input topic takes, so a dead letter for one
-of them could not be sent, and the worker would fail on it at every restart.
-"""
 
 Client = TypeVar("Client")
 
@@ -45,7 +39,6 @@ def client_config(kafka: KafkaSettings, extra: Mapping[str, Any] | None = None) 
     }
     logger = kafka_logger()
     return {
-        "message.max.bytes": MAX_RECORD_BYTES,
         **values,
         "bootstrap.servers": kafka.brokers,
         "logger": logger,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,10 +29,11 @@ class Delivery:
     epoch: int
     begin: int
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
-        """Bytes of all values."""
-        return sum(len(value) for value in self.chunk.values if value is not None)
+        """Bytes of all keys and values."""
+        parts = chain(self.chunk.keys, self.chunk.values)
+        return sum(map(len, filter(None, parts)))
 
     @property
     def end(self) -> int:

@@ -119,7 +119,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             {
                 "group.id": f"{self._settings.worker.app_id}-restore",
                 "enable.auto.commit": False,
-                "isolation.level": "read_committed" if self.exactly_once else "read_uncommitted",
+                "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": 10,

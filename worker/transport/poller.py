@@ -238,6 +238,11 @@ class Poller(threading.Thread):
                 assignment = self._assignments.get(chunk.partition)
                 if assignment is None:
                     continue
+                if chunk.partition not in self._open:
+                    raise BrokerError(
+                        f"partition {chunk.partition} delivered records while it was paused; "
+                        "restart the worker to read them again."
+                    )
                 delivery = Delivery(chunk, assignment.epoch, self._positions[chunk.partition])
                 self._positions[chunk.partition] = delivery.end
                 self._buffer.append(delivery)
@@ -269,7 +274,13 @@ class Poller(threading.Thread):
         for partition in committed:
             if partition.error is not None:
                 raise KafkaException(partition.error)
-            earliest, _ = consumer.get_watermark_offsets(partition, timeout=BROKER_DEADLINE_S)
+            earliest, end = consumer.get_watermark_offsets(partition, timeout=BROKER_DEADLINE_S)
+            if partition.offset > end:
+                raise TopicError(
+                    f"topic {self._topic!r}: partition {partition.partition} ends at {end}, but "
+                    f"{partition.offset} was read before: it was deleted and created again; give "
+                    "the worker another worker.app_id."
+                )
             if 0 <= partition.offset < earliest:
                 log.error(
                     "partition %d: offsets %d to %d were deleted by retention before they were "
@@ -297,7 +308,12 @@ class Poller(threading.Thread):
         deadline_s = time.monotonic() + HAND_OVER_DEADLINE_S
         while not committed.done() and time.monotonic() < deadline_s:
             self._serve_requests(wait_s=0.005)
-        committed.result(0)
+        if not committed.done():
+            raise BrokerError(
+                f"the last commit before giving back partitions {numbers} took longer than "
+                f"{HAND_OVER_DEADLINE_S:.0f} s; the worker stops without it."
+            )
+        committed.result()
         self._forget(numbers)
         consumer.incremental_unassign(partitions)
         log.info("gave back partitions %s", numbers)
