@@ -116,10 +116,10 @@ def test_sigterm_commits_leaves_the_group_and_exits_0(job: Job) -> None:
         worker.wait_for_events(1, WAIT_S)
         started_s = time.monotonic()
         assert worker.terminate() == 0
-    # A static member that did not leave would keep its partitions for its session timeout.
+    # A static member that did not leave would keep its partitions for its session timeout, 30 s.
     with job.worker({**settings, "worker.instance_id": "other"}) as successor:
         wait_until_all_is_committed(job, app_id)
-        assert time.monotonic() - started_s < 9.0
+        assert time.monotonic() - started_s < 20.0
         assert successor.terminate() == 0
     assert job.published(app_id) == job.expected()[0]
 
