@@ -67,9 +67,14 @@ class WorkerProcess:
         return body
 
     def wait_for_events(
-        self, events: int, timeout_s: float
+        self, events: int, timeout_s: float, every_s: float = POLL_S
     ) -> list[tuple[float, dict[str, float]]]:
         """Watch the metrics until this process has applied ``events`` records.
+
+        Args:
+            events: how many.
+            timeout_s: deadline.
+            every_s: time between two looks; each takes the worker a few milliseconds.
 
         Returns:
             What was seen on the way, as (``perf_counter`` seconds, metrics).
@@ -85,7 +90,7 @@ class WorkerProcess:
             samples.append((time.perf_counter(), self.metrics()))
             if samples[-1][1].get("events_processed_total", 0) >= events:
                 return samples
-            time.sleep(POLL_S)
+            time.sleep(every_s)
         raise RuntimeError(f"the worker did not process {events} events in {timeout_s:.0f} s")
 
     def wait_until_healthy(self, timeout_s: float) -> None:

@@ -14,15 +14,22 @@ from worker.transport.processor import Processor
 def add_scoring_agent(app: faust.App, topic: faust.TopicT, processor: Processor) -> None:
     """Let ``app`` score every chunk of ``topic``.
 
-    An exception ends the worker: its state could be ahead of what was committed.
+    The next chunk is handed over while one is being applied, so the processor never waits for
+    the event loop. An exception ends the worker, for its state could be ahead of what was
+    committed; after one, the processor does nothing more, so it cannot be missed: the next
+    chunk or commit meets it.
     """
 
     @app.agent(topic, name="scoring")  # type: ignore[untyped-decorator]
     async def score(deliveries: Any) -> None:
         delivery: Delivery
+        in_hand: asyncio.Future[None] | None = None
         async for delivery in deliveries:
+            applied = asyncio.wrap_future(processor.apply(delivery))
             try:
-                await asyncio.wrap_future(processor.apply(delivery))
+                if in_hand is not None:
+                    await in_hand
             except Exception as error:
                 await app.crash(error)
                 raise
+            in_hand = applied
