@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 from load.local_kafka import LocalKafka
@@ -174,13 +176,19 @@ def test_at_least_once_may_repeat_but_loses_nothing(job: Job) -> None:
         worker.wait_until_healthy(WAIT_S)
         wait_until_all_is_committed(job, app_id)
         assert worker.terminate() == 0
-    # What was scored again saw some events twice, so repeated anomalies may differ in their
-    # values; which records were late or dead does not depend on it.
+    # Events that are applied again meet a state that may hold them already, so anomalies near
+    # the threshold can come or go; which records are late or dead does not depend on that.
     published, expected = job.published(app_id), job.expected()[0]
     for place, records in expected.items():
         if place[0] == "dead-letters":
             assert set(published[place]) == set(records)
-        assert published[place].total() >= 0.9 * records.total()
+        elif place[0] == "late-events":
+            assert origins(records) <= origins(published[place])
+
+
+def origins(records: Counter[tuple[bytes | None, bytes | None]]) -> set[int]:
+    """Offsets of the events that late-event messages are about."""
+    return {json.loads(value or b"")["origin"]["offset"] for _, value in records}
 
 
 def test_a_broker_restart_costs_time_and_nothing_else(job: Job, kafka: LocalKafka) -> None:
