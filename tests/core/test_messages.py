@@ -7,7 +7,7 @@ from typing import get_args
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from worker.core.events import EARLIEST_US, LATEST_US
@@ -112,6 +112,7 @@ def test_without_a_notable_feature_the_reason_is_their_combination() -> None:
     assert reason_sentence([]).startswith("an unusual combination of readings")
 
 
+@example(0.0, -0.0, 0.0)
 @given(st.floats(-1e90, 1e90), st.floats(-1e90, 1e90), st.floats(-1e6, 1e6))
 def test_any_finite_cause_gives_a_short_sentence_with_different_numbers_for_different_values(
     value: float, expected: float, deviation: float

@@ -122,7 +122,7 @@ class EventDecoder:
         times_us = self._times_us(columns["timestamp"], records_us)
         continuous = [columns[channel.name] for channel in self._spec.continuous]
         raw = np.array(continuous, np.float64).T.reshape(len(rows), len(continuous))
-        values, _ = mask_impossible(self._spec, raw)
+        values = mask_impossible(self._spec, raw)
 
         usable = self._check(rows, times_us, records_us, values, rejects)
         keep = np.flatnonzero(usable)

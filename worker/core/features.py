@@ -84,7 +84,7 @@ def features_of(
     """
     state = PartitionState(spec)
     machines = state.indices([machine_id.encode() for machine_id in machine_ids])
-    values, _ = mask_impossible(spec, values)
+    values = mask_impossible(spec, values)
     aggregates, watermarks_us = state.aggregate(machines, times_us, values)
     if expected is None:
         expected = np.full(len(spec.feature_names), np.nan)
@@ -92,16 +92,15 @@ def features_of(
     return features, watermarks_us == windows.EMPTY
 
 
-def mask_impossible(spec: ChannelSpec, values: Floats) -> tuple[Floats, NDArray[np.int64]]:
+def mask_impossible(spec: ChannelSpec, values: Floats) -> Floats:
     """Replace readings outside their channel's physical range by NaN.
 
     Channels without a range are bounded by ``MAX_NUMBER``, so that squares stay finite.
 
     Returns:
-        The readings (n, C), and how many were masked per channel (C,).
+        The readings (n, C).
     """
     low = np.array([-MAX_NUMBER if c.min is None else c.min for c in spec.continuous])
     high = np.array([MAX_NUMBER if c.max is None else c.max for c in spec.continuous])
     impossible = (values < low) | (values > high)
-    masked = impossible.sum(axis=0)
-    return (np.where(impossible, np.nan, values) if masked.any() else values), masked
+    return np.where(impossible, np.nan, values) if impossible.any() else values

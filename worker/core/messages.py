@@ -240,7 +240,7 @@ def _plain(number: float, digits: int) -> str:
     """A number with at least that many significant digits; to 1e15 with all before the point."""
     if 9999 <= abs(number) < 1e15:
         return f"{number:.{max(digits - len(str(int(abs(number)))), 0)}f}"
-    return f"{number:.{digits}g}"
+    return f"{number:z.{digits}g}"  # z: zero has no sign
 
 
 def _base64(data: bytes) -> str:

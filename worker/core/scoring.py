@@ -76,7 +76,7 @@ class Scoring:
             robust standard deviations, largest first.
         """
         deviation = (features - self.expected) / self.spread
-        owners = feature_owners(spec)
+        names, units, owners = spec.feature_names, spec.feature_units, feature_owners(spec)
         causes: dict[str, Cause] = {}
         for i in np.argsort(-np.abs(deviation), kind="stable"):
             if len(causes) == MAX_CAUSES or abs(deviation[i]) < NOTABLE_DEVIATION:
@@ -84,8 +84,8 @@ class Scoring:
             if owners[i] not in causes:
                 causes[owners[i]] = Cause(
                     channel=owners[i],
-                    feature=spec.feature_names[i],
-                    unit=spec.feature_units[i],
+                    feature=names[i],
+                    unit=units[i],
                     value=float(features[i]),
                     expected=float(self.expected[i]),
                     deviation=float(

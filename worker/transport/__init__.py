@@ -5,7 +5,7 @@ Who does what::
     Poller      one thread owns the consumer: fetches chunks, follows rebalances
     Consumer    what Faust sees of it: delivers chunks to agents, follows assignment
     Processor   one thread applies chunks to state and commits, in that order, alone
-    Producer    outputs, changelog rows and offsets, in one Kafka transaction
+    Publisher   outputs, changelog rows and offsets, in one Kafka transaction
     StateTable  the Faust table: state per partition, rows restored by restore.py
 
 The rule that makes it exactly-once: state, outputs and offsets change together or
