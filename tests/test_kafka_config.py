@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
@@ -12,7 +13,15 @@ from tests.support.kafka import NewRecord, create_topics, produce, unique
 from worker import kafka_config
 from worker.core.errors import BrokerError, ConfigError
 from worker.core.messages import MAX_PAYLOAD_BYTES, Origin, dead_letter, encode
-from worker.kafka_config import client_config, connect, create_client, describe, kafka_logger
+from worker.kafka_config import (
+    client_config,
+    connect,
+    create_client,
+    describe,
+    is_passing,
+    kafka_logger,
+    retried,
+)
 from worker.settings import KafkaSettings
 from worker.topics import load_declarations
 
@@ -120,3 +129,34 @@ def test_a_dead_letter_with_the_longest_key_can_be_sent(kafka: LocalKafka) -> No
 def test_a_present_broker_tells_its_topics(kafka: LocalKafka) -> None:
     _, metadata = connect(KafkaSettings(brokers=kafka.bootstrap_servers), 10.0)
     assert len(metadata.brokers) == 1
+
+
+def failing(*codes: int) -> Callable[[], str]:
+    """A call that fails with each code in turn, then works."""
+    left = iter(codes)
+
+    def call() -> str:
+        for code in left:
+            raise KafkaException(KafkaError(code))
+        return "done"
+
+    return call
+
+
+def test_a_call_is_repeated_while_leaders_and_coordinators_move() -> None:
+    call = failing(KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.NOT_COORDINATOR)
+    assert retried(call, 10.0) == "done"
+
+
+def test_an_error_that_stays_is_raised_at_once_and_a_passing_one_after_the_deadline() -> None:
+    with pytest.raises(KafkaException) as refused:
+        retried(failing(KafkaError.TOPIC_AUTHORIZATION_FAILED), 10.0)
+    assert refused.value.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    with pytest.raises(KafkaException) as late:
+        retried(failing(*[KafkaError.NOT_COORDINATOR] * 100), 0.3)
+    assert late.value.args[0].code() == KafkaError.NOT_COORDINATOR
+
+
+def test_a_fatal_error_never_counts_as_passing() -> None:
+    assert is_passing(KafkaError(KafkaError.TOPIC_EXCEPTION, "retry", False, True))
+    assert not is_passing(KafkaError(KafkaError.NOT_COORDINATOR, "gone", True, True))

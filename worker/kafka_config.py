@@ -3,6 +3,7 @@
 A librdkafka client whose broker is away reports it several times a second, on
 stderr unless it is given a logger. Every client of DriftDetector is configured
 here, so its reports go to the logger ``driftdetector.kafka``, each at most twice a minute.
+Which errors pass by themselves, and are worth another attempt, is decided here too.
 """
 
 from __future__ import annotations
@@ -18,13 +19,38 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stub hi
     ClusterMetadata,
 )
 from pydantic import SecretStr
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from worker.core.errors import BrokerError, ConfigError
 from worker.settings import KafkaSettings
 
 LOGGER_NAME = "driftdetector.kafka"
 REPEAT_AFTER_S = 30.0
+RETRY_EVERY_S = 0.1
+# What librdkafka itself repeats in most calls, but hands out in some; it marks only errors of
+# transactions as retriable.
+_PASSING = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._WAIT_COORD,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
 
+T = TypeVar("T")
 Client = TypeVar("Client")
 
 
@@ -90,6 +116,29 @@ def connect(kafka: KafkaSettings, timeout_s: float) -> tuple[AdminClient, Cluste
         ) from error
 
 
+def is_passing(error: KafkaError) -> bool:
+    """Whether an error goes away by itself: a leader moves, a broker restarts."""
+    return not error.fatal() and (error.retriable() or error.code() in _PASSING)
+
+
+def retried(call: Callable[[], T], deadline_s: float) -> T:
+    """The result of a librdkafka call, which is repeated while its error is a passing one.
+
+    Raises:
+        KafkaException: the error is not a passing one, or has not passed in time.
+    """
+    result: T = Retrying(
+        retry=retry_if_exception(
+            lambda error: isinstance(error, KafkaException) and is_passing(error.args[0])
+        ),
+        wait=wait_fixed(RETRY_EVERY_S),
+        stop=stop_after_delay(deadline_s),
+        before_sleep=_log_retry,
+        reraise=True,
+    )(call)
+    return result
+
+
 def describe(error: KafkaException | KafkaError) -> str:
     """An error of librdkafka in its own words, without its codes."""
     inner = error.args[0] if isinstance(error, KafkaException) and error.args else error
@@ -122,6 +171,12 @@ class _RepeatFilter(logging.Filter):
             self._passed_s.clear()
         self._passed_s[text] = record.created
         return True
+
+
+def _log_retry(attempt: RetryCallState) -> None:
+    error = attempt.outcome.exception() if attempt.outcome else None
+    if isinstance(error, KafkaException):
+        kafka_logger().warning("%s; trying again", describe(error))
 
 
 def _report(logger: logging.Logger, error: KafkaError) -> None:

@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from worker.core.errors import BrokerError, FencedError, TopicError
-from worker.kafka_config import describe
+from worker.kafka_config import describe, is_passing, retried
 from worker.transport.delivery import Delivery, chunks_by_partition
 
 log = logging.getLogger(__name__)
@@ -264,17 +264,22 @@ class Poller(threading.Thread):
                 "another worker with the same worker.instance_id has taken this one's place; "
                 "give each of them its own."
             )
-        if error.fatal() or not error.retriable():
+        if not is_passing(error):
             raise BrokerError(f"reading topic {self._topic!r}: {describe(error)}.")
         log.warning("reading topic %s: %s", self._topic, describe(error))
         return False
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        committed = consumer.committed(partitions, timeout=BROKER_DEADLINE_S)
+        committed = retried(
+            lambda: consumer.committed(partitions, timeout=BROKER_DEADLINE_S), BROKER_DEADLINE_S
+        )
         for partition in committed:
             if partition.error is not None:
                 raise KafkaException(partition.error)
-            earliest, end = consumer.get_watermark_offsets(partition, timeout=BROKER_DEADLINE_S)
+            earliest, end = retried(
+                lambda p=partition: consumer.get_watermark_offsets(p, timeout=BROKER_DEADLINE_S),  # type: ignore[misc]
+                BROKER_DEADLINE_S,
+            )
             if partition.offset > end:
                 raise TopicError(
                     f"topic {self._topic!r}: partition {partition.partition} ends at {end}, but "

@@ -20,7 +20,7 @@ from confluent_kafka import Producer as LibrdkafkaProducer
 from faust.transport import base
 
 from worker.core.errors import BrokerError, FencedError
-from worker.kafka_config import describe
+from worker.kafka_config import describe, retried
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,9 @@ class Publisher:
         self._client = self._make_client()
         if self._transactional:
             with _explained():
-                _retried(lambda: self._client.init_transactions(BROKER_DEADLINE_S))
+                retried(
+                    lambda: self._client.init_transactions(BROKER_DEADLINE_S), BROKER_DEADLINE_S
+                )
 
     def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Add one record to the next commit, waiting while the send queue is full.
@@ -133,12 +135,15 @@ class Publisher:
                 self._begin()
                 metadata = group.call(lambda consumer: consumer.consumer_group_metadata())
                 member = metadata.result(BROKER_DEADLINE_S)
-                _retried(
+                retried(
                     lambda member=member: self._client.send_offsets_to_transaction(  # type: ignore[misc]
                         offsets, member, BROKER_DEADLINE_S
-                    )
+                    ),
+                    BROKER_DEADLINE_S,
                 )
-                _retried(lambda: self._client.commit_transaction(BROKER_DEADLINE_S))
+                retried(
+                    lambda: self._client.commit_transaction(BROKER_DEADLINE_S), BROKER_DEADLINE_S
+                )
             except KafkaException as error:
                 if error.args[0].code() not in _REBALANCING or time.monotonic() > deadline_s:
                     raise
@@ -166,15 +171,16 @@ class Publisher:
                 f"Kafka did not acknowledge {remaining} records within {BROKER_DEADLINE_S:.0f} s; "
                 "the worker stops and will repeat them."
             )
-        _retried(
+        retried(
             lambda: group.call(
                 lambda consumer: consumer.commit(offsets=offsets, asynchronous=False)
-            ).result(BROKER_DEADLINE_S)
+            ).result(BROKER_DEADLINE_S),
+            BROKER_DEADLINE_S,
         )
 
     def _begin(self) -> None:
         if self._transactional and not self._in_transaction:
-            _retried(self._client.begin_transaction)
+            retried(self._client.begin_transaction, BROKER_DEADLINE_S)
             self._in_transaction = True
 
     def _produce(self, record: _Record) -> None:
@@ -233,21 +239,6 @@ class Producer(base.Producer):  # type: ignore[misc]
         )
 
     send_and_wait = send
-
-
-def _retried(call: Callable[[], object]) -> None:
-    """Run a librdkafka call, repeating it while its error is a passing one."""
-    deadline_s = time.monotonic() + BROKER_DEADLINE_S
-    while True:
-        try:
-            call()
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline_s:
-                raise
-            log.warning("Kafka: %s; trying again", describe(error))
-            time.sleep(0.1)
-        else:
-            return
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stub hi
 
 from worker.core.errors import BrokerError, StateError
 from worker.core.state import PartitionState
-from worker.kafka_config import describe
+from worker.kafka_config import describe, is_passing, retried
 from worker.transport.delivery import by_partition
 
 log = logging.getLogger(__name__)
@@ -83,11 +83,15 @@ def restore(
 def _ends(admin: AdminClient, topic: str, partitions: Collection[int]) -> dict[int, int]:
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     request = {TopicPartition(topic, partition): latest for partition in partitions}
-    futures = admin.list_offsets(request, request_timeout=BROKER_DEADLINE_S)
-    return {
-        partition.partition: future.result(BROKER_DEADLINE_S).offset
-        for partition, future in futures.items()
-    }
+
+    def ask() -> dict[int, int]:
+        futures = admin.list_offsets(request, request_timeout=BROKER_DEADLINE_S)
+        return {
+            partition.partition: future.result(BROKER_DEADLINE_S).offset
+            for partition, future in futures.items()
+        }
+
+    return retried(ask, BROKER_DEADLINE_S)
 
 
 def _read(
@@ -129,7 +133,7 @@ def _rows_by_partition(
             records.append(message)
         elif error.code() == KafkaError._PARTITION_EOF:
             progress[_number(message.partition())].position = _number(message.offset())
-        elif error.fatal() or not error.retriable():
+        elif not is_passing(error):
             raise BrokerError(f"reading changelog {topic!r}: {describe(error)}.")
     groups = by_partition(records)
     for partition, group in groups.items():
