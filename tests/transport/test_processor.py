@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -163,12 +164,11 @@ def test_a_partition_revoked_during_its_restore_is_not_taken_over(processor: Pro
     assert processor.owned == {}
 
 
-def test_abandoning_lets_nothing_follow_the_job_in_hand(processor: Processor, notes: Notes) -> None:
+def test_after_a_loss_nothing_is_committed_any_more(processor: Processor, notes: Notes) -> None:
     own(processor, 0)
     processor.apply(delivery(0, 0, 1)).result(WAIT_S)
-    error = FencedError("lost.")
-    processor.abandon(error)
-    with pytest.raises(FencedError):
+    error = processor.lose([0])
+    with pytest.raises(FencedError, match=re.escape(str(error))):
         processor.commit().result(WAIT_S)
 
 

@@ -12,9 +12,9 @@ from faust.transport.consumer import Consumer as FaustConsumer
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
-from worker.core.errors import FencedError
 from worker.transport.delivery import Delivery
-from worker.transport.poller import Assignment, Poller
+from worker.transport.poller import Poller
+from worker.transport.takeover import not_taken_over
 
 if TYPE_CHECKING:
     from worker.transport.processor import Processor
@@ -50,19 +50,11 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
         self._topic = topic
         self._poller.start()
 
-    def assignments(self) -> dict[int, Assignment]:
-        """The partitions owned now."""
-        return self._poller.assignments if self._poller else {}
-
-    def owns(self, partition: int, epoch: int) -> bool:
-        """Whether a partition still belongs to the assignment numbered ``epoch``."""
-        assignment = self.assignments().get(partition)
-        return assignment is not None and assignment.epoch == epoch
-
-    def open(self, partition: int, epoch: int) -> None:
-        """Start fetching a partition whose state is ready."""
-        assert self._poller is not None  # a partition was assigned
-        self._poller.open(partition, epoch)
+    @property
+    def poller(self) -> Poller:
+        """The polling thread; there is none before :meth:`subscribe`."""
+        assert self._poller is not None  # who asks was told of an assignment
+        return self._poller
 
     def lag(self) -> dict[int, int]:
         """Records not fetched yet, by partition."""
@@ -70,10 +62,10 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
 
     def ready(self) -> bool:
         """Whether every owned partition is restored and being read."""
-        return self._changes_done and all(
-            (owned := self._processor.owned.get(partition)) is not None
-            and owned.epoch == assignment.epoch
-            for partition, assignment in self.assignments().items()
+        return (
+            self._changes_done
+            and self._poller is not None
+            and not not_taken_over(self._poller, self._processor)
         )
 
     # -- called on the polling thread ------------------------------------------------
@@ -92,14 +84,8 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
 
     def on_lost(self, partitions: list[int]) -> None:
         """Crash: the open transaction holds events that others have begun to process."""
-        error = FencedError(
-            f"this worker was out of touch with its group for longer than its session, so that "
-            f"partitions {partitions} may be another's by now; it discards what it had not "
-            "committed, and goes on from there when it is started again."
-        )
         # At once, before this member can be given anything in a new generation.
-        self._processor.abandon(error)
-        self.on_failed(error)
+        self.on_failed(self._processor.lose(partitions))
 
     def on_failed(self, error: BaseException) -> None:
         """Crash the app with the error."""
@@ -160,7 +146,8 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
 
     def assignment(self) -> set[TP]:
         """The owned partitions in Faust's terms."""
-        return {TP(self._topic, partition) for partition in self.assignments()}
+        owned = self._poller.assignments if self._poller else {}
+        return {TP(self._topic, partition) for partition in owned}
 
     def _message(self, delivery: Delivery) -> ConsumerMessage:
         chunk = delivery.chunk

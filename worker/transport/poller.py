@@ -102,6 +102,11 @@ class Poller(threading.Thread):
         with self._lock:
             return dict(self._assignments)
 
+    def owns(self, partition: int, epoch: int) -> bool:
+        """Whether a partition still belongs to the assignment numbered ``epoch``."""
+        assignment = self.assignments.get(partition)
+        return assignment is not None and assignment.epoch == epoch
+
     def take(self) -> Delivery | None:
         """The next delivery, None when there is none."""
         with self._lock:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from confluent_kafka import TopicPartition
 
-from worker.core.errors import StateError
+from worker.core.errors import FencedError, StateError
 from worker.core.events import Chunk
 from worker.core.pipeline import Outputs
 from worker.core.state import PartitionState
@@ -120,10 +120,20 @@ class Processor:
         """Commit, then forget the partitions' state."""
         return self._submit(lambda: self._give_back(partitions))
 
-    def abandon(self, error: BaseException) -> None:
-        """Apply and commit nothing any more, from now on; may be called while a job runs."""
+    def lose(self, partitions: list[int]) -> FencedError:
+        """Apply and commit nothing any more, from now on: the partitions are another's.
+
+        May be called while a job runs. What is in hand was fetched under an assignment that
+        others have begun to process; so the whole process has to end, with this error.
+        """
+        error = FencedError(
+            f"this worker was out of touch with its group for longer than its session, so that "
+            f"partitions {partitions} may be another's by now; it discards what it had not "
+            "committed, and goes on from there when it is started again."
+        )
         if self._failure is None:
             self._failure = error
+        return error
 
     def close(self) -> None:
         """Withdraw what is not committed and end the thread."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
@@ -20,6 +20,7 @@ from faust.tables.manager import TableManager as FaustTableManager
 from faust.types import TP
 
 from worker.core.state import PartitionState
+from worker.transport.takeover import take_over
 
 if TYPE_CHECKING:
     from worker.transport.driver import Transport
@@ -117,7 +118,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         """
         transport: Transport = self.app.transport
         for table in self.values():
-            await self._restore(table, transport)
+            await self._take_over(table, transport)
         if not self.app.flow_control.is_active():
             self.app.flow_control.resume()  # which also empties the agents' queues
         self.app.consumer.resume_flow()
@@ -125,43 +126,23 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         self._restored.set()
         self.app.on_rebalance_end()
 
-    async def _restore(self, table: StateTable, transport: Transport) -> None:
-        consumer, processor = self.app.consumer, table.processor
-        missing = {
-            partition: assignment
-            for partition, assignment in consumer.assignments().items()
-            if (owned := processor.owned.get(partition)) is None or owned.epoch != assignment.epoch
-        }
-        if not missing:
-            return
-        started_s = time.perf_counter()
-        states = {p: table.new_state(assignment.offset) for p, assignment in missing.items()}
-        rows = await self.loop.run_in_executor(
-            None,
+    async def _take_over(self, table: StateTable, transport: Transport) -> None:
+        restored = await take_over(
+            self.app.consumer.poller,
+            table.processor,
+            table.new_state,
             transport.restore,
-            states,
-            lambda partition: consumer.owns(partition, missing[partition].epoch),
+            partial(self.loop.run_in_executor, None),
         )
-        duration_s = time.perf_counter() - started_s
-        for partition, assignment in missing.items():
-            taken = await asyncio.wrap_future(
-                processor.take_over(
-                    partition,
-                    states[partition],
-                    assignment.epoch,
-                    lambda p=partition, e=assignment.epoch: consumer.owns(p, e),  # type: ignore[misc]
-                )
-            )
-            if taken:
-                consumer.open(partition, assignment.epoch)
-        machines = sum(len(state) for state in states.values())
-        transport.listener.on_restored(duration_s)
+        if restored is None:
+            return
+        transport.listener.on_restored(restored.duration_s)
         log.info(
             "restored %d rows of %d machines in partitions %s in %.2f s",
-            rows,
-            machines,
-            sorted(missing),
-            duration_s,
+            restored.rows,
+            restored.machines,
+            restored.partitions,
+            restored.duration_s,
         )
 
     async def wait_until_recovery_completed(self) -> bool:
