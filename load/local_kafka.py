@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -110,10 +111,19 @@ class LocalKafka:
             default a temporary one that is removed on leaving the context.
         port: the port to listen on; by default a free one, the same after every restart.
         heap_mb: the JVM's heap in MiB; 512 serves tests, benchmarks take 1024.
+        proxy_port: opens a second listener, on ``proxied_port``, that tells its clients to
+            come to this port: where a proxy listens that forwards to it.
+        overrides: server properties instead of those of load/kafka/server.properties.
     """
 
     def __init__(
-        self, data: Path | None = None, *, port: int | None = None, heap_mb: int = 512
+        self,
+        data: Path | None = None,
+        *,
+        port: int | None = None,
+        heap_mb: int = 512,
+        proxy_port: int | None = None,
+        overrides: Mapping[str, str] | None = None,
     ) -> None:
         self._temporary = None if data else tempfile.TemporaryDirectory(prefix="local-kafka-")
         self.data = Path(data or self._temporary.name).resolve()  # type: ignore[union-attr]
@@ -122,7 +132,9 @@ class LocalKafka:
         self._java = find_java()
         self._wanted_port = port
         self._heap_mb = heap_mb
-        self._ports: tuple[int, int] | None = None
+        self._proxy_port = proxy_port
+        self._overrides = dict(overrides or {})
+        self._ports: tuple[int, int, int] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -131,6 +143,13 @@ class LocalKafka:
         if self._ports is None:
             raise LocalKafkaError("The local broker was never started.")
         return f"{HOST}:{self._ports[0]}"
+
+    @property
+    def proxied_port(self) -> int:
+        """Port of the listener that sends its clients to ``proxy_port``."""
+        if self._ports is None:
+            raise LocalKafkaError("The local broker was never started.")
+        return self._ports[2]
 
     @property
     def pid(self) -> int | None:
@@ -158,7 +177,11 @@ class LocalKafka:
         self.data.mkdir(parents=True, exist_ok=True)
         chosen = self._ports
         for attempts_left in (2, 1, 0):
-            self._ports = chosen or (self._wanted_port or free_port(), free_port())
+            self._ports = chosen or (
+                self._wanted_port or free_port(),
+                free_port(),
+                free_port(),
+            )
             try:
                 self._start_once()
             except LocalKafkaError as error:
@@ -219,7 +242,7 @@ class LocalKafka:
 
     def _start_once(self) -> None:
         assert self._ports is not None
-        port, controller_port = self._ports
+        port, controller_port, _ = self._ports
         config = self.data / "server.properties"
         topics = self.data / "topics"
         config.write_text(
@@ -229,7 +252,9 @@ class LocalKafka:
                 controller_port=controller_port,
                 log_dirs=topics,
                 max_message_bytes=MAX_MESSAGE_BYTES,
-            ),
+            )
+            # Of a property that is written twice, Java takes the second.
+            + "".join(f"{key}={value}\n" for key, value in self._own_properties().items()),
             encoding="utf-8",
         )
         if not (topics / "meta.properties").exists():
@@ -253,6 +278,20 @@ class LocalKafka:
                 start_new_session=True,
             )
         self._wait_until_it_answers(start_of_this_run)
+
+    def _own_properties(self) -> dict[str, str]:
+        assert self._ports is not None
+        if self._proxy_port is None:
+            return self._overrides
+        port, controller_port, proxied_port = self._ports
+        open_to_clients = f"PLAINTEXT://{HOST}:{port},PROXIED://{HOST}"
+        protocols = "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT"
+        return {
+            "listeners": f"{open_to_clients}:{proxied_port},CONTROLLER://{HOST}:{controller_port}",
+            "advertised.listeners": f"{open_to_clients}:{self._proxy_port}",
+            "listener.security.protocol.map": protocols,
+            **self._overrides,
+        }
 
     def _jvm(self, *options: str) -> list[str]:
         return [

@@ -1,234 +1,27 @@
-"""Topics, records and reading to the end, for tests on a real or embedded Kafka."""
+"""What tests need of Kafka, under the name that they know; it lives in load/records.py."""
 
 from __future__ import annotations
 
-import logging
-import time
-import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    Producer,
-    TopicPartition,
+from load.records import (
+    QUIET,
+    KafkaRecord,
+    NewRecord,
+    committed_offsets,
+    create_topics,
+    produce,
+    read_topic,
+    unique,
+    wait_until,
 )
-from confluent_kafka.admin import AdminClient, NewTopic
 
-# librdkafka prints to stderr unless it has a logger; a broker that a test stops is no news.
-QUIET = logging.getLogger("tests.librdkafka")
-QUIET.setLevel(logging.CRITICAL)
-
-
-@dataclass(frozen=True, slots=True)
-class KafkaRecord:
-    """A record as a consumer sees it; `headers` in order, `timestamp_ms` as stored."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
-    timestamp_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class NewRecord:
-    """A record to produce; without a partition the key chooses it, as gateways do."""
-
-    value: bytes | None
-    key: bytes | None = None
-    partition: int | None = None
-    timestamp_ms: int | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
-def unique(name: str) -> str:
-    """Return `name` with a random ending, for topics and groups no other test shares."""
-    return f"{name}-{uuid.uuid4().hex[:8]}"
-
-
-def create_topics(
-    bootstrap_servers: str,
-    *names: str,
-    partitions: int = 4,
-    config: Mapping[str, str] | None = None,
-    timeout_s: float = 30.0,
-) -> None:
-    """Create topics and return when the broker leads all their partitions."""
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=QUIET)
-    wanted = [NewTopic(name, partitions, 1, config=dict(config or {})) for name in names]
-    for future in admin.create_topics(wanted, operation_timeout=timeout_s).values():
-        future.result(timeout_s)
-
-    def all_led() -> bool:
-        known = admin.list_topics(timeout=timeout_s).topics
-        return all(
-            name in known
-            and len(known[name].partitions) == partitions
-            and all(partition.leader >= 0 for partition in known[name].partitions.values())
-            for name in names
-        )
-
-    wait_until(all_led, f"topics {', '.join(names)} have leaders", timeout_s)
-
-
-def produce(
-    bootstrap_servers: str,
-    topic: str,
-    records: Iterable[NewRecord],
-    *,
-    timeout_s: float = 60.0,
-) -> None:
-    """Produce `records` in order and return when the broker has acknowledged every one."""
-    producer = Producer(
-        {
-            "bootstrap.servers": bootstrap_servers,
-            # Keeps the order; an idempotent producer would first wait a second for its id.
-            "max.in.flight.requests.per.connection": 1,
-            "linger.ms": 5,
-            "message.max.bytes": 12 * 1024 * 1024,
-            "queue.buffering.max.messages": 1_000_000,
-            # Java's partitioner, so that keys land where other clients put them.
-            "partitioner": "murmur2_random",
-        },
-        logger=QUIET,
-    )
-    failures: Counter[str] = Counter()
-
-    def on_delivery(error: KafkaError | None, _: Message) -> None:
-        if error is not None:
-            failures[error.str()] += 1
-
-    for record in records:
-        optional = {"partition": record.partition, "timestamp": record.timestamp_ms}
-        given = {name: value for name, value in optional.items() if value is not None}
-        while True:
-            try:
-                producer.produce(
-                    topic,
-                    value=record.value,
-                    key=record.key,
-                    headers=list(record.headers),
-                    on_delivery=on_delivery,
-                    **given,
-                )
-                break
-            except BufferError:
-                producer.poll(0.1)
-        producer.poll(0)
-    unsent = producer.flush(timeout_s)
-    assert not unsent, f"{unsent} records for {topic} were not acknowledged in {timeout_s} s"
-    assert not failures, f"records for {topic} were refused: {dict(failures)}"
-
-
-def read_topic(
-    bootstrap_servers: str,
-    topic: str,
-    *,
-    timeout_s: float = 60.0,
-    isolation_level: str = "read_committed",
-) -> list[KafkaRecord]:
-    """Read all partitions of `topic` from their beginning to their present end.
-
-    Returns the records in order of partition and offset; under read_committed those of
-    aborted transactions are left out, and the end is where the oldest open one begins.
-    """
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap_servers,
-            "group.id": unique("tests-reader"),
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "isolation.level": isolation_level,
-            "auto.offset.reset": "error",
-            "fetch.wait.max.ms": 50,
-            "message.max.bytes": 12 * 1024 * 1024,
-            "fetch.message.max.bytes": 12 * 1024 * 1024,
-        },
-        logger=QUIET,
-    )
-    deadline = time.monotonic() + timeout_s
-    records: list[KafkaRecord] = []
-    try:
-        known = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
-        assert known.error is None, f"cannot read {topic}: {known.error}"
-        unfinished = set(known.partitions)
-        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in unfinished])
-        while unfinished:
-            left_s = deadline - time.monotonic()
-            assert left_s > 0, f"partitions {sorted(unfinished)} of {topic} had no end in time"
-            for message in consumer.consume(10_000, timeout=min(left_s, 0.2)):
-                error = message.error()
-                if error is None:
-                    records.append(_record_of(message))
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    unfinished.discard(message.partition())
-                else:
-                    assert error.retriable(), f"cannot read {topic}: {error}"
-    finally:
-        consumer.close()
-    return sorted(records, key=lambda record: (record.partition, record.offset))
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    """Return once `condition` holds; fail the test, naming `what`, when it does not in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.05)
-
-
-def _record_of(message: Message) -> KafkaRecord:
-    return KafkaRecord(
-        topic=message.topic(),
-        partition=message.partition(),
-        offset=message.offset(),
-        key=message.key(),
-        value=message.value(),
-        headers=tuple(message.headers() or ()),
-        timestamp_ms=message.timestamp()[1],
-    )
-
-
-def committed_offsets(
-    bootstrap_servers: str, group: str, topic: str, *, timeout_s: float = 30.0
-) -> dict[int, tuple[int, int]]:
-    """Return (committed offset or -1, end of the partition) of each partition of `topic`.
-
-    Reads without isolation, so the end counts open transactions too.
-    """
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap_servers,
-            "group.id": group,
-            "enable.auto.commit": False,
-            "isolation.level": "read_uncommitted",
-        },
-        logger=QUIET,
-    )
-    try:
-        metadata = consumer.list_topics(topic, timeout=timeout_s)
-        partitions = [TopicPartition(topic, p) for p in metadata.topics[topic].partitions]
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                return {
-                    partition.partition: (
-                        max(partition.offset, -1),
-                        consumer.get_watermark_offsets(partition, timeout=timeout_s)[1],
-                    )
-                    for partition in consumer.committed(partitions, timeout=timeout_s)
-                }
-            except KafkaException:  # a broker that has just restarted looks for its roles
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-    finally:
-        consumer.close()
+__all__ = [
+    "QUIET",
+    "KafkaRecord",
+    "NewRecord",
+    "committed_offsets",
+    "create_topics",
+    "produce",
+    "read_topic",
+    "unique",
+    "wait_until",
+]
