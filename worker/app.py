@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import faust
+import numpy as np
 from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
+from numpy.typing import NDArray
 
 from worker.agents.scoring import add_scoring_agent
 from worker.api.status import Status, StatusServer
@@ -29,6 +31,7 @@ from worker.models.bundle import Bundle, load_bundle
 from worker.settings import Settings
 from worker.transport.driver import Transport
 from worker.transport.processor import Destinations
+from worker.transport.rebuild import Clients, OnProgress, Rebuild, Rebuilt
 from worker.transport.tables import StateTable, TableManager
 
 log = logging.getLogger(__name__)
@@ -156,6 +159,35 @@ def run_worker(settings: Settings) -> None:
     _, metadata = connect(settings.kafka, CONNECT_DEADLINE_S)
     with garbage_collected_by_timer():
         asyncio.run(_run_until_signal(settings, bundle, metadata))
+
+
+def rebuild_state(settings: Settings, on_progress: OnProgress) -> Iterator[Rebuilt]:
+    """Replace the changelog by state computed from the input topic; see :class:`Rebuild`.
+
+    Yields:
+        Each partition when it is committed.
+
+    Raises:
+        DriftDetectorError: it was refused, or could not go on; running it again is safe.
+    """
+    bundle = load_bundle(settings.worker.bundle, asset_dir("models"), threads=1)
+    admin, metadata = connect(settings.kafka, CONNECT_DEADLINE_S)
+    destinations = _destinations(settings, metadata)
+    rebuild = Rebuild(
+        Clients.create(settings, admin),
+        group=settings.worker.app_id,
+        source=destinations.source,
+        changelog=destinations.changelog,
+        # State does not depend on scores, and the model takes most of the time.
+        pipeline=Pipeline(bundle.spec, bundle.scoring, _score_nothing),
+        new_state=lambda next_offset: PartitionState(bundle.spec, next_offset),
+        on_progress=on_progress,
+    )
+    yield from rebuild.run(len(metadata.topics[destinations.source].partitions))
+
+
+def _score_nothing(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.full(len(features), np.inf, np.float32)
 
 
 @contextmanager

@@ -91,6 +91,17 @@ def create_client(
         ) from error
 
 
+def create_tuned(
+    make: Callable[[dict[str, Any]], Client], kafka: KafkaSettings, defaults: Mapping[str, Any]
+) -> Client:
+    """Like :func:`create_client`, but tuning in ``kafka.client`` wins over ``defaults``.
+
+    What exactly-once depends on cannot be written there (see ``settings.TRANSPORT_KEYS``).
+    """
+    left = {key: value for key, value in defaults.items() if key not in kafka.client}
+    return create_client(make, kafka, left)
+
+
 def connect(kafka: KafkaSettings, timeout_s: float) -> tuple[AdminClient, ClusterMetadata]:
     """Make an admin client and fetch the cluster's metadata.
 

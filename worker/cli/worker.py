@@ -22,19 +22,37 @@ def worker(
         str | None,
         typer.Option("--broker", metavar="HOST:PORT", help="Same as the setting kafka.brokers."),
     ] = None,
+    rebuild_state: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild-state",
+            help="Compute the state anew from the input topic, while no worker is up, and exit.",
+        ),
+    ] = False,
 ) -> None:
     """Read sensor events, keep rolling aggregates, publish anomalies.
 
     Runs until SIGTERM or Ctrl-C; then it finishes the chunk in hand, commits, leaves the
     consumer group and exits 0. Start more of them, each with its own worker.instance_id,
     and they share the partitions. The topics must exist: see `driftdetector topics apply`.
+
+    With --rebuild-state it replaces the rows of the changelog by what the events up to the
+    committed offsets give, partition by partition, each in one transaction. For state that
+    a worker refuses to read; interrupted, it is run again.
     """
     signal.signal(signal.SIGTERM, _end)  # until the event loop takes over: nothing was read yet
     settings = context_of(context).settings({"kafka.brokers": broker} if broker else None)
-    from worker.app import run_worker
     from worker.logs import configure_logging
 
     configure_logging(settings.log)
+    if rebuild_state:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # cut short is not done
+        from worker.cli.rebuild import rebuild
+
+        rebuild(settings)
+        return
+    from worker.app import run_worker
+
     run_worker(settings)
 
 

@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from faust.transport import base
 
 from worker.core.state import PartitionState
-from worker.kafka_config import create_client
+from worker.kafka_config import create_tuned
 from worker.settings import Settings
 from worker.transport.consumer import Consumer
 from worker.transport.processor import Destinations, Processor, ProcessorListener, Step
@@ -132,7 +132,4 @@ class Transport(base.Transport):  # type: ignore[misc]
         return restore(reader, admin, self._settings.changelog_topic, states, wanted)
 
     def _create(self, make: Callable[[dict[str, Any]], Any], defaults: dict[str, Any]) -> Any:
-        # Tuning in kafka.client wins over these defaults; what exactly-once depends on
-        # cannot be written there (see settings.TRANSPORT_KEYS).
-        tuned = {k: v for k, v in defaults.items() if k not in self._settings.kafka.client}
-        return create_client(partial(make), self._settings.kafka, tuned)
+        return create_tuned(partial(make), self._settings.kafka, defaults)
