@@ -29,9 +29,10 @@ class WorkerProcess:
     Args:
         settings: dotted keys, such as ``{"worker.app_id": "a"}``.
         log: file that its stderr is appended to.
+        module: what ``python -m`` runs; another one than the program's own for a test.
     """
 
-    def __init__(self, settings: Mapping[str, str], log: Path) -> None:
+    def __init__(self, settings: Mapping[str, str], log: Path, module: str = "worker") -> None:
         self.port = free_port()
         self.started_s = time.perf_counter()
         variables = {
@@ -40,7 +41,7 @@ class WorkerProcess:
         }
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "worker"],
+                [sys.executable, "-m", module, "worker"],
                 env={**os.environ, **variables},
                 stderr=stderr,
             )

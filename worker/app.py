@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import faust
 import numpy as np
@@ -33,11 +34,11 @@ from worker.transport.driver import Transport
 from worker.transport.processor import Destinations
 from worker.transport.rebuild import Clients, OnProgress, Rebuild, Rebuilt
 from worker.transport.tables import StateTable, TableManager
+from worker.transport.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 CONNECT_DEADLINE_S = 30.0
-STOP_DEADLINE_S = 120.0
 COLLECT_GARBAGE_EVERY_S = 10.0
 BUFFERED_CHUNKS = 4
 
@@ -53,6 +54,8 @@ class WorkerApp(faust.App):  # type: ignore[misc]
     ended: asyncio.Event
     status_server: StatusServer
     metrics: Metrics
+    watchdog: Watchdog
+    crashing: asyncio.Future[None]  # held, for the loop itself keeps no task alive
 
     def _crash(self, reason: BaseException) -> None:
         super()._crash(reason)
@@ -108,7 +111,11 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
     # Faust makes the consumer when the app starts, so these must find it at each call.
     metrics.watch_lag(lambda: app.consumer.lag())  # noqa: PLW0108
     ready = lambda: app.consumer.ready()  # noqa: E731, PLW0108
-    status = Status(ready, bundle.model_version, time.monotonic())
+    app.watchdog = Watchdog(
+        settings.worker.stall_timeout_s, app.transport.observations, processor.journal
+    )
+    stalled = lambda: app.watchdog.reason  # noqa: E731
+    status = Status(ready, stalled, bundle.model_version, time.monotonic())
     app.status_server = StatusServer(settings.http, status, metrics)
 
     @app.timer(COLLECT_GARBAGE_EVERY_S)  # type: ignore[untyped-decorator]
@@ -139,7 +146,8 @@ async def run(app: WorkerApp, stop: asyncio.Event, on_ready: Callable[[], None])
     finally:
         for wait in waits:
             wait.cancel()
-        await asyncio.wait_for(app.stop(), STOP_DEADLINE_S)
+        app.watchdog.stopping(app.crash_reason)
+        await app.stop()
         starting.cancel()
         await app.status_server.stop()
     if app.crash_reason is not None:
@@ -211,8 +219,13 @@ async def _run_until_signal(settings: Settings, bundle: Bundle, metadata: Cluste
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    app.watchdog.watch(asyncio.get_running_loop(), partial(_crash, app))
     await run(app, stop, lambda: log.info("ready: scoring with %s", bundle.model_version))
     log.info("stopped: everything read is committed")
+
+
+def _crash(app: WorkerApp, error: BaseException) -> None:
+    app.crashing = asyncio.ensure_future(app.crash(error))
 
 
 def _destinations(settings: Settings, metadata: ClusterMetadata) -> Destinations:

@@ -151,6 +151,8 @@ class WorkerSettings(_Section):
             below the 30 s after which Kafka aborts an open transaction.
         bundle: name (newest version), name/version, or path of a bundle folder.
         inference_threads: threads of the ONNX session.
+        stall_timeout_s: how long the worker may stand still before it ends itself; above the
+            60 s that Kafka is given to answer, or an outage looks like a stall.
     """
 
     app_id: Annotated[str, StringConstraints(max_length=200)] = "driftdetector"
@@ -163,6 +165,7 @@ class WorkerSettings(_Section):
     inference_threads: int = Field(
         default_factory=lambda: min(256, len(os.sched_getaffinity(0))), ge=1, le=256
     )
+    stall_timeout_s: int = Field(120, ge=5, le=3_600)
 
     @field_validator("app_id", "instance_id")
     @classmethod

@@ -24,9 +24,10 @@ def ask(
     path: str,
     headers: dict[str, str] | None = None,
     ready: Callable[[], bool] = lambda: True,
+    stalled: str = "",
 ) -> Answer:
     async def request() -> Answer:
-        status = Status(ready, "machine-health/1.0.0", time.monotonic() - 2.0)
+        status = Status(ready, lambda: stalled, "machine-health/1.0.0", time.monotonic() - 2.0)
         server = StatusServer(settings, status, Metrics())
         await server.start()
         try:
@@ -60,6 +61,13 @@ def test_health_is_503_before() -> None:
     assert json.loads(body)["status"] == "starting"
 
 
+def test_health_is_503_with_the_reason_when_something_stands_still() -> None:
+    code, _, body = ask(on_free_port(), "/health", stalled="the commit has not returned for 61 s")
+    assert code == 503
+    assert json.loads(body)["status"] == "stalled"
+    assert json.loads(body)["reason"] == "the commit has not returned for 61 s"
+
+
 def test_metrics_are_in_prometheus_text_format() -> None:
     code, headers, body = ask(on_free_port(), "/metrics")
     assert code == 200
@@ -87,7 +95,7 @@ def test_the_token_opens_the_port() -> None:
 def test_a_port_in_use_is_one_sentence() -> None:
     async def start_twice() -> None:
         settings = HttpSettings(port=free_port())
-        status = Status(lambda: True, "v", 0.0)
+        status = Status(lambda: True, str, "v", 0.0)
         first = StatusServer(settings, status, Metrics())
         await first.start()
         try:

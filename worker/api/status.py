@@ -28,16 +28,21 @@ class Status:
 
     Attributes:
         ready: whether every owned partition is restored and being read.
+        stalled: what has stood still for too long; empty when nothing has.
     """
 
     ready: Callable[[], bool]
+    stalled: Callable[[], str]
     model_version: str
     started_s: float
 
     def to_dict(self) -> dict[str, Any]:
         """The response body."""
+        reason = self.stalled()
+        status = "stalled" if reason else "healthy" if self.ready() else "starting"
         return {
-            "status": "healthy" if self.ready() else "starting",
+            "status": status,
+            **({"reason": reason} if reason else {}),
             "model_loaded": True,
             "model_version": self.model_version,
             "uptime_seconds": round(time.monotonic() - self.started_s, 3),
@@ -45,7 +50,7 @@ class Status:
 
 
 class StatusServer:
-    """Serves ``/health`` (200 when ready, 503 before) and ``/metrics``."""
+    """Serves ``/health`` (200 when ready; 503 before, and when stalled) and ``/metrics``."""
 
     def __init__(self, settings: HttpSettings, status: Status, metrics: Metrics) -> None:
         self._settings = settings

@@ -8,7 +8,8 @@
     ├── BrokerError          Kafka cannot be reached, or refuses what is asked of it
     │   └── TopicError       a topic is missing or differs from its declaration
     ├── StateError           a changelog row or snapshot cannot be read back exactly
-    └── FencedError          another worker has taken over; this one must stop
+    ├── FencedError          another worker has taken over; this one must stop
+    └── StalledError         something in the worker stands still; it must be started anew
 
 Each message is one sentence (or two) a person can act on: which key or file,
 what is wrong, what to write or do instead. The command line prints it without a
@@ -61,3 +62,9 @@ class FencedError(DriftDetectorError):
     """Another worker owns this one's partitions; uncommitted work was discarded."""
 
     exit_code = 75
+
+
+class StalledError(DriftDetectorError):
+    """The worker does not get on although it should; uncommitted work was discarded."""
+
+    exit_code = 70

@@ -45,7 +45,7 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
         """Join the group and start polling; Faust calls this once the agents run."""
         (topic,) = topics
         self._main_loop = asyncio.get_running_loop()
-        self._poller = Poller(self.transport.make_consumer(), topic, self)
+        self._poller = self.transport.make_poller(topic, self)
         self._processor.join(self._poller)
         self._topic = topic
         self._poller.start()
@@ -76,19 +76,23 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
 
     def on_assignment_changed(self) -> None:
         """Wake the assignment follower."""
+        self._processor.journal.note(f"owns partitions {sorted(self.poller.assignments)}")
         self._call_soon(self._changed.set)
 
     def on_revoking(self, partitions: list[int]) -> Future[None]:
         """Commit what was applied before the partitions go."""
+        self._processor.journal.note(f"asked to give back partitions {partitions}")
         return self._processor.give_back(partitions)
 
     def on_lost(self, partitions: list[int]) -> None:
         """Crash: the open transaction holds events that others have begun to process."""
+        self._processor.journal.note(f"lost partitions {partitions}")
         # At once, before this member can be given anything in a new generation.
         self.on_failed(self._processor.lose(partitions))
 
     def on_failed(self, error: BaseException) -> None:
         """Crash the app with the error."""
+        self._processor.journal.note(f"the polling thread ends the worker: {error}")
         self._call_soon(lambda: asyncio.ensure_future(self.crash(error)))
 
     def _call_soon(self, call: Callable[[], Any]) -> None:

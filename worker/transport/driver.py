@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -16,9 +16,12 @@ from worker.core.state import PartitionState
 from worker.kafka_config import create_tuned
 from worker.settings import Settings
 from worker.transport.consumer import Consumer
+from worker.transport.observe import Ends, Observer
+from worker.transport.poller import Poller, PollerListener
 from worker.transport.processor import Destinations, Processor, ProcessorListener, Step
 from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer, Publisher
 from worker.transport.restore import restore
+from worker.transport.stall import Observation
 
 RECONNECT_WITHIN_MS = 1_000
 """Longest pause between attempts to reach a broker that is down; librdkafka's own is 10 s."""
@@ -61,11 +64,26 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.listener = listener
         self.publisher = Publisher(self.make_producer, self.exactly_once)
         self.processor = Processor(step, destinations, self.publisher, listener)
+        self._observer: Observer | None = None
+        self._restoring: dict[int, PartitionState] = {}
 
     @property
     def exactly_once(self) -> bool:
         """Whether outputs, state and offsets are one transaction."""
         return self._settings.worker.processing_guarantee == "exactly_once"
+
+    def make_poller(self, topic: str, listener: PollerListener) -> Poller:
+        """The polling thread, not started; from now on there is something to observe."""
+        poller = Poller(self.make_consumer(), topic, listener)
+        ends = Ends(self._create(AdminClient, {}), topic)
+        self._observer = Observer(poller, self.processor, ends)
+        return poller
+
+    def observations(self) -> Iterable[Observation]:
+        """What should move; see :class:`worker.transport.observe.Observer`."""
+        if self._observer is None:
+            return ()
+        return self._observer.look(sum(map(len, self._restoring.values())))
 
     def make_consumer(self) -> LibrdkafkaConsumer:
         """The consumer that is a member of the worker's group.
@@ -84,6 +102,7 @@ class Transport(base.Transport):  # type: ignore[misc]
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
+                "enable.partition.eof": True,
                 "isolation.level": "read_committed",
                 "reconnect.backoff.max.ms": RECONNECT_WITHIN_MS,
                 "fetch.wait.max.ms": 50,
@@ -129,6 +148,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             },
         )
         admin = self._create(AdminClient, {})
+        self._restoring = states
         return restore(reader, admin, self._settings.changelog_topic, states, wanted)
 
     def _create(self, make: Callable[[dict[str, Any]], Any], defaults: dict[str, Any]) -> Any:

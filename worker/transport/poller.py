@@ -54,6 +54,22 @@ class Assignment:
     offset: int
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What the watchdog sees of the thread.
+
+    Attributes:
+        turns: grows while the thread is alive and not blocked.
+        drained: how often everything that had been fetched was taken from the client.
+        positions: where reading is, transaction markers included, by partition that flows.
+    """
+
+    turns: int
+    drained: int
+    buffered_events: int
+    positions: dict[int, int]
+
+
 class PollerListener(Protocol):
     """What the polling thread tells its owner; all calls come on that thread."""
 
@@ -95,6 +111,8 @@ class Poller(threading.Thread):
         self._lag_read_s = 0.0
         self._leaving = threading.Event()
         self._ended = threading.Event()
+        self._turns = self._drained = 0
+        self._at_end: dict[int, int] = {}
 
     @property
     def assignments(self) -> dict[int, Assignment]:
@@ -139,6 +157,19 @@ class Poller(threading.Thread):
         """Records between each partition's fetch position and its end a second ago or less."""
         return self._lag
 
+    def sight(self) -> Sight:
+        """How far the thread is; waits for nothing."""
+        return Sight(
+            turns=self._turns,
+            drained=self._drained,
+            buffered_events=self._buffered_events,
+            positions={
+                partition: max(position, self._at_end.get(partition, 0))
+                for partition, position in self._positions.copy().items()
+                if partition in self._open
+            },
+        )
+
     def leave(self) -> None:
         """Give partitions back and leave the group; returns when the thread has ended."""
         self._leaving.set()
@@ -157,6 +188,7 @@ class Poller(threading.Thread):
                 on_lost=self._on_lost,
             )
             while not self._leaving.is_set():
+                self._turns += 1
                 self._serve_requests()
                 self._poll()
                 self._read_lag()
@@ -200,13 +232,15 @@ class Poller(threading.Thread):
             _, end = self._consumer.get_watermark_offsets(
                 TopicPartition(self._topic, partition), cached=True
             )
-            lag[partition] = max(0, end - position)
+            lag[partition] = max(0, end - max(position, self._at_end.get(partition, 0)))
         self._lag = lag
 
     def _poll(self) -> None:
         if self._has_room():
             self._throttle(False)
-            self._accept(self._consumer.consume(MAX_FETCH_EVENTS, FETCH_WAIT_S))
+            messages = self._consumer.consume(MAX_FETCH_EVENTS, FETCH_WAIT_S)
+            self._drained += len(messages) < MAX_FETCH_EVENTS
+            self._accept(messages)
             return
         with self._lock:
             if not self._throttled:
@@ -259,6 +293,10 @@ class Poller(threading.Thread):
         error = message.error()
         if error is None:
             return True
+        if error.code() == KafkaError._PARTITION_EOF:
+            # Beyond the last record there may be markers of transactions: nothing to wait for.
+            self._at_end[message.partition()] = message.offset()  # type: ignore[index,assignment]
+            return False
         if error.code() in _TOPIC_ERRORS:
             raise TopicError(
                 f"topic {self._topic!r} does not exist; create it with "
@@ -281,6 +319,7 @@ class Poller(threading.Thread):
         for partition in committed:
             if partition.error is not None:
                 raise KafkaException(partition.error)
+            self._turns += 1
             earliest, end = retried(
                 lambda p=partition: consumer.get_watermark_offsets(p, timeout=BROKER_DEADLINE_S),  # type: ignore[misc]
                 BROKER_DEADLINE_S,
@@ -317,6 +356,7 @@ class Poller(threading.Thread):
         committed = self._listener.on_revoking(numbers)
         deadline_s = time.monotonic() + HAND_OVER_DEADLINE_S
         while not committed.done() and time.monotonic() < deadline_s:
+            self._turns += 1
             self._serve_requests(wait_s=0.005)
         if not committed.done():
             raise BrokerError(
@@ -340,6 +380,7 @@ class Poller(threading.Thread):
             for partition in partitions:
                 self._assignments.pop(partition, None)
                 self._positions.pop(partition, None)
+                self._at_end.pop(partition, None)
                 self._open.discard(partition)
             kept = [d for d in self._buffer if d.chunk.partition in self._assignments]
             self._buffer = deque(kept)

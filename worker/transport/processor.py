@@ -20,6 +20,7 @@ from worker.core.events import Chunk
 from worker.core.pipeline import Outputs
 from worker.core.state import PartitionState
 from worker.transport.delivery import Delivery
+from worker.transport.journal import Journal
 from worker.transport.producer import GroupMember
 
 T = TypeVar("T")
@@ -74,7 +75,14 @@ class OwnedPartition:
 
 
 class Processor:
-    """Applies chunks and commits; all public methods may be called from any thread."""
+    """Applies chunks and commits; all public methods may be called from any thread.
+
+    Attributes:
+        journal: the last things done with the partitions.
+        doing: what has not ended yet, as a sentence that "for 60 s" can follow; else empty.
+        moves: grows with each chunk, each record published and each commit.
+        commits: number of commits that were not empty.
+    """
 
     def __init__(
         self,
@@ -84,6 +92,9 @@ class Processor:
         listener: ProcessorListener,
     ) -> None:
         self.owned: dict[int, OwnedPartition] = {}
+        self.journal = Journal()
+        self.doing = ""
+        self.moves = self.commits = 0
         self._step = step
         self._destinations = destinations
         self._publisher = publisher
@@ -92,6 +103,11 @@ class Processor:
         self._uncommitted: dict[int, int] = {}
         self._failure: BaseException | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="processor")
+
+    @property
+    def has_uncommitted(self) -> bool:
+        """Whether something was applied since the last commit."""
+        return bool(self._uncommitted)
 
     def join(self, group: GroupMember) -> None:
         """Say for which group member to commit; once, before any partition comes."""
@@ -152,6 +168,8 @@ class Processor:
         except BaseException as error:
             self._failure = error
             raise
+        finally:
+            self.doing = ""
 
     def _take_over(
         self, partition: int, state: PartitionState, epoch: int, still_owned: Callable[[], bool]
@@ -163,6 +181,7 @@ class Processor:
 
     def _apply(self, delivery: Delivery) -> None:
         partition = delivery.chunk.partition
+        self.moves += 1
         owned = self.owned.get(partition)
         if owned is None or owned.epoch != delivery.epoch:
             return
@@ -171,31 +190,44 @@ class Processor:
                 f"partition {partition}: records {owned.state.next_offset} to "
                 f"{delivery.begin - 1} never arrived; restart the worker to read them again."
             )
+        self.doing = (
+            f"the step over partition {partition}, records {delivery.begin} to "
+            f"{delivery.end - 1}, has not ended"
+        )
         started_s = time.perf_counter()
         outputs = self._step(owned.state, delivery.chunk)
         for record in outputs.records:
             topic, partitions = self._destinations.streams[record.stream]
             # The source's partition, not a hash of the key: the same in every run, also
             # for records without a key, and a machine's records stay in order.
-            self._publisher.publish(topic, partition % partitions, record.key, record.value)
+            self._publish(topic, partition % partitions, record.key, record.value)
         self._uncommitted[partition] = owned.state.next_offset
+        self.journal.repeat(f"applied partition {partition}", f"up to {delivery.end}")
         self._listener.on_applied(partition, outputs, time.perf_counter() - started_s)
 
     def _commit(self) -> None:
         if not self._uncommitted:
             return
         assert self._group is not None  # joined before the first partition was assigned
+        self.doing = "the commit has not returned"
         started_s = time.perf_counter()
         for partition in self._uncommitted:
             for key, value in self.owned[partition].state.take_changes():
-                self._publisher.publish(self._destinations.changelog, partition, key, value)
+                self._publish(self._destinations.changelog, partition, key, value)
         offsets = [
             TopicPartition(self._destinations.source, partition, offset)
             for partition, offset in self._uncommitted.items()
         ]
         self._publisher.commit(self._group, offsets)
+        self.journal.repeat("committed", f"offsets {self._uncommitted}")
         self._uncommitted.clear()
+        self.moves += 1
+        self.commits += 1
         self._listener.on_committed(time.perf_counter() - started_s)
+
+    def _publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+        self._publisher.publish(topic, partition, key, value)
+        self.moves += 1
 
     def _give_back(self, partitions: list[int]) -> None:
         self._commit()

@@ -137,13 +137,12 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         if restored is None:
             return
         transport.listener.on_restored(restored.duration_s)
-        log.info(
-            "restored %d rows of %d machines in partitions %s in %.2f s",
-            restored.rows,
-            restored.machines,
-            restored.partitions,
-            restored.duration_s,
+        done = (
+            f"restored {restored.rows} rows of {restored.machines} machines in partitions "
+            f"{restored.partitions} in {restored.duration_s:.2f} s"
         )
+        table.processor.journal.note(done)
+        log.info("%s", done)
 
     async def wait_until_recovery_completed(self) -> bool:
         """Wait for the first assignment's state; True when stopped meanwhile."""
