@@ -52,7 +52,7 @@ def check_health(http: HttpSettings, timeout_s: float) -> tuple[bool, str]:
         reason = getattr(error, "reason", error)
         return False, f"unhealthy: {url} does not answer ({reason}); is the worker running?"
     status = _status(body)
-    return status == "healthy", status if status == "healthy" else f"unhealthy: status {status!r}"
+    return status == "healthy", status if status == "healthy" else f"unhealthy: {status}"
 
 
 def _reachable_host(host: str) -> str:
@@ -68,4 +68,7 @@ def _status(body: bytes) -> str:
         document = json.loads(body)
     except ValueError:
         return "no JSON answer"
-    return str(document.get("status")) if isinstance(document, dict) else "no JSON object"
+    if not isinstance(document, dict):
+        return "no JSON object"
+    reason = f": {document['reason']}" if "reason" in document else ""
+    return f"{document.get('status')}{reason}"
