@@ -40,7 +40,11 @@ def settings(kafka: LocalKafka) -> Settings:
     names = {name: unique(name) for name in ("sensor_events", "anomalies", "late_events")}
     return Settings(
         kafka={"brokers": kafka.bootstrap_servers},
-        topics={**names, "dead_letters": unique("dead-letters")},
+        topics={
+            **names,
+            "dead_letters": unique("dead-letters"),
+            "replays": unique("replays"),
+        },
         worker={"app_id": unique("app")},
     )
 
@@ -54,6 +58,8 @@ def planned(settings: Settings) -> tuple[AdminClient, list[Topic], Comparison]:
 def apply(settings: Settings) -> None:
     admin, _, comparison = planned(settings)
     create(admin, comparison.missing, TIMEOUT_S)
+    # The controller has them; the broker learns of them a moment later.
+    wait_until(lambda: not planned(settings)[2].missing, "the broker knows the topics")
 
 
 def change(settings: Settings, topic: str, key: str, value: str) -> None:
@@ -73,12 +79,13 @@ def change(settings: Settings, topic: str, key: str, value: str) -> None:
 def test_every_stream_and_the_changelog_are_declared() -> None:
     declarations = load_declarations()
     assert next(iter(declarations)) == INPUT
-    assert set(declarations) == {INPUT, "anomalies", "late-events", "dead-letters", CHANGELOG}
+    streams = {"anomalies", "late-events", "dead-letters", "replays"}
+    assert set(declarations) == {INPUT, CHANGELOG, *streams}
 
 
 def test_declared_schemas_exist() -> None:
     schemas = [d.schema for d in load_declarations().values() if d.schema]
-    assert len(schemas) == 4
+    assert len(schemas) == 5
     assert all((asset_dir("schemas") / name).is_file() for name in schemas)
 
 
@@ -86,6 +93,10 @@ def test_the_changelog_is_compacted_and_follows_the_input() -> None:
     changelog = load_declarations()[CHANGELOG]
     assert changelog.config["cleanup.policy"] == "compact"
     assert changelog.partitions == "same as sensor-events"
+
+
+def test_a_replay_is_never_forgotten() -> None:
+    assert load_declarations()["replays"].config["cleanup.policy"] == "compact"
 
 
 def test_the_broker_stamps_sensor_events_so_that_future_timestamps_can_be_judged() -> None:
@@ -136,6 +147,7 @@ def test_a_fresh_cluster_gets_every_topic_under_its_configured_name(settings: Se
         settings.topics.dead_letters,
         settings.topics.late_events,
         settings.changelog_topic,
+        settings.topics.replays,
     ]
 
 
@@ -204,7 +216,7 @@ def test_another_replication_factor_is_a_difference_only_when_it_is_asked_for(
     topics = plan(settings, load_declarations(), metadata)
     brokers = settings.kafka.brokers
     found = compare(admin, metadata, topics, brokers, TIMEOUT_S, replication_factor=3)
-    assert [d[1:4] for d in found.differences] == [("replication factor", "3", "1")] * 5
+    assert [d[1:4] for d in found.differences] == [("replication factor", "3", "1")] * 6
 
 
 def test_a_topic_that_the_cluster_refuses_is_one_sentence(settings: Settings) -> None:

@@ -29,6 +29,7 @@ _DOCUMENTED: tuple[type[msgspec.Struct], ...] = (
     messages.DeadLetter,
     messages.LateEvent,
     messages.Origin,
+    messages.Replay,
     Channel,
     Derived,
     SpecFile,
@@ -58,6 +59,7 @@ def all_messages(spec: ChannelSpec) -> list[Message]:
         Message("anomaly", "Anomaly", messages.Anomaly, example_anomaly(spec)),
         Message("late-event", "Late event", messages.LateEvent, example_late_event(spec)),
         Message("dead-letter", "Dead letter", messages.DeadLetter, example_dead_letter()),
+        Message("replay", "Replay", messages.Replay, example_replay()),
     ]
 
 
@@ -161,6 +163,19 @@ def example_dead_letter() -> Document:
             1_772_432_130_250,
             b"mill-07",
             b'{"machine_id": "mill-07", "vibra',
+        )
+    )
+
+
+def example_replay() -> Document:
+    """A dead letter that was published again, for the first time."""
+    return _plain(
+        messages.Replay(
+            letter="dead-letters-0-17",
+            origin=messages.Origin("sensor-events", 0, 9_021),
+            published=messages.Origin("sensor-events", 0, 31_440),
+            attempt=1,
+            replayed_at="2026-03-02T07:30:00.000000Z",
         )
     )
 

@@ -126,6 +126,7 @@ class TopicSettings(_Section):
     anomalies: str = "anomalies"
     late_events: str = "late-events"
     dead_letters: str = "dead-letters"
+    replays: str = "replays"
 
     @field_validator("*")
     @classmethod

@@ -30,7 +30,7 @@ def port() -> int:
 @pytest.fixture
 def settings(kafka: LocalKafka, port: int) -> Settings:
     """Settings for the real broker, with topic names that no other test has."""
-    streams = ("sensor_events", "anomalies", "late_events", "dead_letters")
+    streams = ("sensor_events", "anomalies", "late_events", "dead_letters", "replays")
     return Settings(
         kafka={"brokers": kafka.bootstrap_servers},
         topics={name: unique(name) for name in streams},

@@ -19,7 +19,7 @@ def names(kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     app_id = unique("app")
     monkeypatch.setenv("DRIFTDETECTOR_WORKER__APP_ID", app_id)
     chosen = {"changelog": f"{app_id}-machine-state-changelog"}
-    for setting in ("SENSOR_EVENTS", "ANOMALIES", "LATE_EVENTS", "DEAD_LETTERS"):
+    for setting in ("SENSOR_EVENTS", "ANOMALIES", "LATE_EVENTS", "DEAD_LETTERS", "REPLAYS"):
         chosen[setting] = unique(setting.lower())
         monkeypatch.setenv(f"DRIFTDETECTOR_TOPICS__{setting}", chosen[setting])
     return chosen
@@ -29,7 +29,7 @@ def test_missing_topics_are_reported_then_created_then_as_declared(
     names: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["topics", "check"]) == 1
-    assert capsys.readouterr().out.count("missing; driftdetector topics apply creates it") == 5
+    assert capsys.readouterr().out.count("missing; driftdetector topics apply creates it") == 6
     assert run(["topics", "apply", "--dry-run"]) == 0
     assert capsys.readouterr().out.count("would be created (4 partitions)") == 5
     assert run(["topics", "check"]) == 1
@@ -42,11 +42,12 @@ def test_missing_topics_are_reported_then_created_then_as_declared(
         names["DEAD_LETTERS"],
         names["LATE_EVENTS"],
         names["changelog"],
+        names["REPLAYS"],
     ]
     assert shown.count(": created (4 partitions)") == 5
     for command in ("check", "apply"):
         assert run(["topics", command]) == 0
-        assert capsys.readouterr().out.count(": as declared") == 5
+        assert capsys.readouterr().out.count(": as declared") == 6
 
 
 def test_a_differing_topic_is_shown_as_a_table_with_the_command_to_change_it(

@@ -19,6 +19,7 @@ COMMAND_MODULES = (
     "worker.cli.config",
     "worker.cli.topics",
     "worker.cli.schemas",
+    "worker.cli.letters",
     "worker.cli.doctor",
     "worker.cli.health",
     "worker.cli.simulate",

@@ -89,7 +89,8 @@ def _print(
     for topic in planned:
         state = "as declared"
         if topic in missing:
-            state = f"{done} ({topic.partitions} partitions)"
+            count = topic.partitions
+            state = f"{done} ({count} partition{'' if count == 1 else 's'})"
         elif topic.name in different:
             state = "differs"
         console.print(f"{topic.name}: {state}", markup=False, highlight=False)

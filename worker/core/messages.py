@@ -151,6 +151,29 @@ class DeadLetter(msgspec.Struct, frozen=True):
     payload_sha256: str | None
 
 
+class Replay(msgspec.Struct, frozen=True):
+    """A dead letter or late event that was published to the input again; key: the new record's id.
+
+    Attributes:
+        letter: ``topic-partition-offset`` of the dead letter or late event.
+        origin: the record that the letter is about.
+        published: the record that was published in its place, with the same key and value.
+        attempt: 1 for the first replay; counts on where a replayed record was refused again.
+        replayed_at: by the clock of whoever replayed, RFC 3339 UTC.
+    """
+
+    letter: str
+    origin: Origin
+    published: Origin
+    attempt: int
+    replayed_at: str
+
+
+def record_id(topic: str, partition: int, offset: int) -> str:
+    """The name of one record in Kafka, ``topic-partition-offset``."""
+    return f"{topic}-{partition}-{offset}"
+
+
 def event_type(spec: ChannelSpec) -> type[msgspec.Struct]:
     """Build the type of one sensor event for a channel specification.
 

@@ -142,7 +142,7 @@ class Pipeline:
             if (category := column[i]) is not None
         }
         message = messages.Anomaly(
-            id=f"{chunk.topic}-{chunk.partition}-{offset}",
+            id=messages.record_id(chunk.topic, chunk.partition, offset),
             machine_id=key.decode(),
             timestamp=messages.format_time_us(int(readings.times_us[i])),
             is_anomaly=True,
