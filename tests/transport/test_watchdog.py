@@ -20,6 +20,7 @@ from load.worker_process import WorkerProcess
 from tests.support.kafka import unique
 from tests.transport.conftest import Job, simulated
 from worker.models.bundle import Bundle
+from worker.transport.watchdog import STOP_DEADLINE_S
 
 WAIT_S = 120.0
 TIMEOUT_S = 6
@@ -44,6 +45,7 @@ class Observed:
     worker: WorkerProcess
     log: Path
     answers: list[dict[str, object]] = field(default_factory=list)
+    stop_s: float = 0.0
 
     @property
     def status(self) -> int | None:
@@ -66,9 +68,10 @@ def observed(
     with ExitStack() as stack:
         environment = stack.enter_context(pytest.MonkeyPatch.context())
         environment.setenv("STUCK_WHEN", str(folder / "now"))
-        for part in [*REASONS, "interpreter", "nothing"]:
-            environment.setenv("STUCK_PART", part)
-            settings = job.settings(unique(part), worker__stall_timeout_s=str(TIMEOUT_S))
+        for part in [*REASONS, "interpreter", "nothing", "commit-at-stop"]:
+            environment.setenv("STUCK_PART", part.removesuffix("-at-stop"))
+            timeout_s = 3600 if part == "commit-at-stop" else TIMEOUT_S
+            settings = job.settings(unique(part), worker__stall_timeout_s=str(timeout_s))
             log = folder / f"{part}.log"
             worker = WorkerProcess(settings, log, "tests.support.stuck_worker")
             workers[part] = Observed(stack.enter_context(worker), log)
@@ -77,9 +80,15 @@ def observed(
                 seen.worker.wait_until_healthy(WAIT_S)
         (folder / "now").touch()
         job.feed(simulated(bundle, 2_000))
+        stopped = workers["commit-at-stop"]
+        stopped.worker.wait_for_events(1, WAIT_S)
+        stopped.worker.process.terminate()
+        terminated_s = time.monotonic()
         deadline_s = time.monotonic() + WAIT_S
         while any(seen.status is None for part, seen in workers.items() if part != "nothing"):
             assert time.monotonic() < deadline_s, {p: seen.status for p, seen in workers.items()}
+            if stopped.status is None:
+                stopped.stop_s = time.monotonic() - terminated_s
             for part, seen in workers.items():
                 if part not in ("event-loop", "interpreter"):  # they would not answer
                     seen.look()
@@ -126,3 +135,12 @@ def test_an_idle_worker_is_left_alone(observed: dict[str, Observed]) -> None:
     assert {answer["status"] for answer in seen.answers} == {"healthy"}
     assert seen.worker.terminate() == 0
     assert "not ready any more" not in seen.log.read_text()
+
+
+def test_a_stop_is_bounded_also_when_the_last_commit_does_not_return(
+    observed: dict[str, Observed],
+) -> None:
+    seen = observed["commit-at-stop"]
+    assert seen.status == 70
+    assert seen.stop_s < STOP_DEADLINE_S + 10
+    assert "the worker did not stop within 20 s of being told to" in seen.log.read_text()

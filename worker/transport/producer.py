@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka import Producer as LibrdkafkaProducer
 from faust.transport import base
 
-from worker.core.errors import BrokerError, FencedError
+from worker.core.errors import BrokerError, FencedError, StalledError
 from worker.kafka_config import describe, retried
 
 log = logging.getLogger(__name__)
@@ -134,15 +134,16 @@ class Publisher:
             try:
                 self._begin()
                 metadata = group.call(lambda consumer: consumer.consumer_group_metadata())
-                member = metadata.result(BROKER_DEADLINE_S)
+                member = metadata.result(_left_s(deadline_s))
                 retried(
                     lambda member=member: self._client.send_offsets_to_transaction(  # type: ignore[misc]
-                        offsets, member, BROKER_DEADLINE_S
+                        offsets, member, _left_s(deadline_s)
                     ),
-                    BROKER_DEADLINE_S,
+                    _left_s(deadline_s),
                 )
                 retried(
-                    lambda: self._client.commit_transaction(BROKER_DEADLINE_S), BROKER_DEADLINE_S
+                    lambda: self._client.commit_transaction(_left_s(deadline_s)),
+                    _left_s(deadline_s),
                 )
             except KafkaException as error:
                 if error.args[0].code() not in _REBALANCING or time.monotonic() > deadline_s:
@@ -241,11 +242,21 @@ class Producer(base.Producer):  # type: ignore[misc]
     send_and_wait = send
 
 
+def _left_s(deadline_s: float) -> float:
+    """Time until a deadline of the monotonic clock; a little, when it has passed."""
+    return max(deadline_s - time.monotonic(), 0.1)
+
+
 @contextmanager
 def _explained() -> Iterator[None]:
     """Turn librdkafka's exceptions into what they mean for the person who reads them."""
     try:
         yield
+    except TimeoutError as error:
+        raise StalledError(
+            f"the polling thread has not answered for {BROKER_DEADLINE_S:.0f} s; the worker ends "
+            "itself and goes on where it last committed."
+        ) from error
     except KafkaException as error:
         code = error.args[0].code()
         if code in _FENCED:
