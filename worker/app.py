@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from worker.agents.scoring import add_scoring_agent
 from worker.api.status import Status, StatusServer
 from worker.assets import asset_dir
-from worker.core.errors import TopicError
+from worker.core.changelog import StateReader
+from worker.core.errors import ConfigError, TopicError
 from worker.core.pipeline import Pipeline
-from worker.core.state import PartitionState
+from worker.core.state import PartitionState, StateLimits
 from worker.kafka_config import connect
 from worker.metrics import Metrics
 from worker.models.bundle import Bundle, load_bundle
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 CONNECT_DEADLINE_S = 30.0
 COLLECT_GARBAGE_EVERY_S = 10.0
 BUFFERED_CHUNKS = 4
+US_PER_HOUR = 3_600_000_000
 
 
 class WorkerApp(faust.App):  # type: ignore[misc]
@@ -75,6 +77,7 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
     metrics = Metrics()
     metrics.set_model(bundle.model_version, bundle.framework)
     pipeline = Pipeline(bundle.spec, bundle.scoring, bundle.model)
+    limits = state_limits(settings, bundle)
 
     app = WorkerApp(
         settings.worker.app_id,
@@ -104,7 +107,9 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
             name="machine-state",
             changelog_topic=app.topic(settings.changelog_topic, internal=True),
             processor=processor,
-            new_state=lambda next_offset: PartitionState(bundle.spec, next_offset),
+            new_reader=lambda partition: StateReader(
+                bundle.spec, limits, f"{settings.changelog_topic} partition {partition}"
+            ),
         )
     )
     add_scoring_agent(app, app.topic(settings.topics.sensor_events), processor)
@@ -123,6 +128,27 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
         gc.collect()
 
     return app
+
+
+def state_limits(settings: Settings, bundle: Bundle) -> StateLimits:
+    """What bounds the state of a partition.
+
+    Raises:
+        ConfigError: machines would be forgotten while their window still holds readings.
+    """
+    limits = StateLimits(
+        retention_us=settings.worker.machine_retention_h * US_PER_HOUR,
+        max_machines=settings.worker.max_machines,
+    )
+    spec = bundle.spec
+    needed_us = spec.length_us + spec.grace_us + spec.pane_us
+    if limits.retention_us < needed_us:
+        raise ConfigError(
+            f"worker.machine_retention_h: {settings.worker.machine_retention_h} h are shorter than "
+            f"what the window of {bundle.model_version} spans; write at least "
+            f"{-(-needed_us // US_PER_HOUR)}."
+        )
+    return limits
 
 
 async def run(app: WorkerApp, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
@@ -181,6 +207,7 @@ def rebuild_state(settings: Settings, on_progress: OnProgress) -> Iterator[Rebui
     bundle = load_bundle(settings.worker.bundle, asset_dir("models"), threads=1)
     admin, metadata = connect(settings.kafka, CONNECT_DEADLINE_S)
     destinations = _destinations(settings, metadata)
+    limits = state_limits(settings, bundle)
     rebuild = Rebuild(
         Clients.create(settings, admin),
         group=settings.worker.app_id,
@@ -188,7 +215,7 @@ def rebuild_state(settings: Settings, on_progress: OnProgress) -> Iterator[Rebui
         changelog=destinations.changelog,
         # State does not depend on scores, and the model takes most of the time.
         pipeline=Pipeline(bundle.spec, bundle.scoring, _score_nothing),
-        new_state=lambda next_offset: PartitionState(bundle.spec, next_offset),
+        new_state=lambda next_offset: PartitionState(bundle.spec, next_offset, limits),
         on_progress=on_progress,
     )
     yield from rebuild.run(len(metadata.topics[destinations.source].partitions))

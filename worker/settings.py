@@ -154,6 +154,9 @@ class WorkerSettings(_Section):
         inference_threads: threads of the ONNX session.
         stall_timeout_s: how long the worker may stand still before it ends itself; above the
             60 s that Kafka is given to answer, or an outage looks like a stall.
+        machine_retention_h: a machine that sent nothing while the partition's newest event time
+            moved on by this is forgotten.
+        max_machines: how many machines a partition may have; events of more are dead letters.
     """
 
     app_id: Annotated[str, StringConstraints(max_length=200)] = "driftdetector"
@@ -167,6 +170,8 @@ class WorkerSettings(_Section):
         default_factory=lambda: min(256, len(os.sched_getaffinity(0))), ge=1, le=256
     )
     stall_timeout_s: int = Field(120, ge=5, le=3_600)
+    machine_retention_h: int = Field(168, ge=1, le=87_600)
+    max_machines: int = Field(25_000, ge=1, le=1_000_000)
 
     @field_validator("app_id", "instance_id")
     @classmethod

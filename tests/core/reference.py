@@ -11,12 +11,17 @@ import math
 import statistics
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from worker.core.channels import ChannelSpec, format_duration
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the readings of one channel in one window; all but `count` are None without any."""
+    """Of the readings of one channel in one window; all but `count` are None without any.
+
+    Extremes are in single precision, as they are kept.
+    """
 
     count: int
     mean: float | None = None
@@ -33,8 +38,8 @@ class Statistics:
             count=len(readings),
             mean=float(statistics.mean(readings)),
             std=statistics.pstdev(readings),
-            min=min(readings),
-            max=max(readings),
+            min=float(np.float32(min(readings))),
+            max=float(np.float32(max(readings))),
             largest=max(map(abs, readings)),
         )
 

@@ -12,11 +12,13 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from worker.core.changelog import StateReader
 from worker.core.channels import ChannelSpec, spec_from_dict
 from worker.core.events import Chunk
 from worker.core.pipeline import Outputs, Pipeline
+from worker.core.rows import Row
 from worker.core.scoring import Scoring
-from worker.core.state import PartitionState
+from worker.core.state import UNLIMITED, PartitionState, StateLimits
 
 START_US = 1_772_432_130_250_000
 """2026-03-02, in the middle of a minute."""
@@ -52,7 +54,7 @@ def make_spec(
 @st.composite
 def specs(draw: st.DrawFn) -> ChannelSpec:
     """Any channel set, any window: one pane or many, grace no multiple of the pane."""
-    pane_us = draw(st.sampled_from([1, 7, 1_000_000, 60_000_000, 3_600_000_000]))
+    pane_us = draw(st.sampled_from([1_000_000, 7_000_001, 60_000_000, 3_600_000_000]))
     return make_spec(
         channels=draw(st.integers(1, 6)),
         pane_us=pane_us,
@@ -107,6 +109,31 @@ def events(
         newest_us[machine] = max(newest_us[machine], time_us)
         result.append(Event(f"m{machine}", time_us, values))
     return result
+
+
+def fill(state: PartitionState, arrived: Sequence[Event]) -> list[int]:
+    """Add events to a state; returns for each EMPTY, REFUSED, or the watermark it missed."""
+    _, watermarks_us = state.aggregate(
+        state.indices([event.machine.encode() for event in arrived]),
+        np.array([event.time_us for event in arrived], np.int64),
+        np.array([event.readings for event in arrived]).reshape(-1, len(state.spec.continuous)),
+    )
+    return watermarks_us.tolist()
+
+
+def read_back(
+    spec: ChannelSpec,
+    rows: Sequence[Row],
+    limits: StateLimits = UNLIMITED,
+    next_offset: int = 0,
+    batch: int = 10,
+) -> PartitionState:
+    """The state that a changelog of these rows, at offsets 0, 1, ..., gives."""
+    reader = StateReader(spec, limits)
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        reader.read(part, range(start, start + len(part)))
+    return reader.finish(next_offset)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core.strategies import START_US, Raw, chunk_of, make_pipeline, make_spec
+from tests.core.strategies import START_US, Raw, chunk_of, make_pipeline, make_spec, read_back
 from worker.core.messages import (
     DEAD_LETTER_REASONS,
     MAX_EVENT_BYTES,
@@ -26,6 +26,7 @@ from worker.core.messages import (
     LateEvent,
 )
 from worker.core.pipeline import Outputs
+from worker.core.rows import Layout
 from worker.core.state import PartitionState
 
 SPEC = make_spec(3)
@@ -190,9 +191,10 @@ def test_a_hundred_thousand_fuzzed_payloads_crash_nothing_and_none_is_lost() -> 
         totals["late"] += outputs.late
         offset += len(raws)
     assert totals.total() == PAYLOADS
-    # Payloads too large are tested below; every other outcome is common enough to be tested here.
+    # Payloads too large are tested below, too many machines in test_retention; every other outcome
+    # is common enough to be tested here.
     assert {outcome for outcome, count in totals.items() if count >= 20} >= (
-        {"scored", "late"} | DEAD_LETTER_REASONS.keys() - {"too-large"}
+        {"scored", "late"} | DEAD_LETTER_REASONS.keys() - {"too-large", "too-many-machines"}
     )
 
 
@@ -274,8 +276,7 @@ def test_any_key_value_and_kafka_timestamp_gives_a_typed_result(
     state = PartitionState(SPEC)
     check(raws, 0, PIPELINE.step(state, chunk_of(raws)))
     assert state.next_offset == len(raws)
-    copy = PartitionState(SPEC)
-    copy.restore(state.snapshot())
+    copy = read_back(SPEC, state.snapshot())
     assert copy.snapshot() == state.snapshot()
 
 
@@ -298,8 +299,7 @@ def test_no_number_that_json_can_hold_puts_nan_or_infinity_into_messages_or_stat
     for record in outputs.records:
         json.loads(record.value, parse_constant=_refuse)
     for _, value in state.snapshot():
-        counts_and_means = np.frombuffer(value[24:], "<f8").reshape(-1, 5)[:, :3]
-        assert np.isfinite(counts_and_means).all()
+        assert np.isfinite(np.frombuffer(value, Layout.of(SPEC).dtype)["moments"]).all()
 
 
 def _refuse(constant: str) -> Any:

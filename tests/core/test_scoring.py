@@ -46,6 +46,21 @@ def test_confidence_is_the_share_of_training_scores_above(score: float, confiden
     assert scoring().confidence(score) == confidence
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(float(np.float32(4.3)), 4.3), (0.1, 0.1), (2.0**27, 2.0**27), (1 / 3, 1 / 3)],
+)
+def test_a_value_kept_in_single_precision_is_shown_with_its_own_digits(
+    value: float, shown: float
+) -> None:
+    features = np.zeros(len(SPEC.feature_names))
+    features[0] = value
+    (cause, *_) = Scoring(
+        "x/1", -0.5, np.full_like(features, -1e3), np.ones_like(features), np.array([-0.5, -0.4])
+    ).causes(SPEC, features)
+    assert cause.value == shown
+
+
 @given(st.floats(-0.999, 1.0), SCORES, SCORES)
 def test_severity_never_falls_as_scores_get_worse(threshold: float, a: float, b: float) -> None:
     graded = scoring(threshold)
@@ -86,7 +101,7 @@ def test_causes_are_the_largest_deviations_of_different_channels_in_order(
     for cause in causes:
         i = SPEC.feature_names.index(cause.feature)
         assert cause.channel == owners[i]
-        assert cause.value == features[i]
+        assert cause.value == pytest.approx(features[i], rel=1e-7)
         assert cause.expected == used.expected[i]
         assert cause.unit == SPEC.feature_units[i]
         assert (cause.deviation > 0) == (cause.value > cause.expected)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from load.local_kafka import LocalKafka
 from tests.support.kafka import committed_offsets, unique, wait_until
 from tests.transport.conftest import Feeder, Job, simulated
+from worker.core.changelog import StateReader
 from worker.core.events import Chunk
 from worker.core.pipeline import Outputs
 from worker.core.state import PartitionState
@@ -19,6 +20,7 @@ from worker.metrics import Metrics
 from worker.settings import load_settings
 from worker.transport.driver import Transport
 from worker.transport.processor import Destinations
+from worker.transport.restore import Follower
 
 WAIT_S = 60.0
 
@@ -43,9 +45,12 @@ def restored(job: Job, settings: dict[str, str]) -> dict[int, dict[bytes, bytes]
     app = SimpleNamespace(conf=SimpleNamespace(broker=None))
     destinations = Destinations(job.source, "", {})
     transport = Transport(app, load_settings(None, {}, settings), no_step, destinations, Metrics())
-    states = {partition: PartitionState(job.bundle.spec) for partition in range(4)}
-    transport.restore(states, lambda partition: True)
-    return {partition: dict(state.snapshot()) for partition, state in states.items()}
+    followers = {partition: Follower(StateReader(job.bundle.spec)) for partition in range(4)}
+    transport.restore(followers, lambda partition: True)
+    return {
+        partition: dict(follower.reader.finish(0).snapshot())
+        for partition, follower in followers.items()
+    }
 
 
 def test_five_kill_9_under_load_change_neither_outputs_nor_state(job: Job) -> None:

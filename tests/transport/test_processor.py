@@ -15,6 +15,7 @@ from worker.core.channels import ChannelSpec, parse_spec
 from worker.core.errors import FencedError, StateError
 from worker.core.events import Chunk
 from worker.core.pipeline import Outputs, Record
+from worker.core.rows import LAYOUT_KEY
 from worker.core.state import PartitionState
 from worker.transport.delivery import Delivery
 from worker.transport.processor import Destinations, Processor
@@ -99,6 +100,7 @@ def test_a_commit_holds_the_rows_the_outputs_and_the_offsets_of_whole_chunks(
         ("publish", "anomalies", 1, b"m0"),
         ("publish", "anomalies", 1, b"m1"),
         ("applied", 3, 2),
+        ("publish", "changelog", 3, LAYOUT_KEY),
         ("publish", "changelog", 3, b"m0|%d" % slot),
         ("publish", "changelog", 3, b"m1|%d" % slot),
         ("commit", {3: 2}),

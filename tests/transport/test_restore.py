@@ -12,10 +12,11 @@ from confluent_kafka.admin import AdminClient
 
 from load.local_kafka import LocalKafka
 from tests.support.kafka import QUIET, NewRecord, create_topics, produce, unique
+from worker.core.changelog import StateReader
 from worker.core.channels import parse_spec
 from worker.core.errors import StateError
 from worker.core.state import PartitionState
-from worker.transport.restore import restore
+from worker.transport.restore import Follower, restore
 
 SPEC = parse_spec('name = "one"\n[[channel]]\nname = "a"\n')
 Rows = list[tuple[bytes, bytes]]
@@ -43,9 +44,12 @@ def read_back(kafka: LocalKafka, topic: str, partitions: int) -> dict[int, Parti
         logger=QUIET,
     )
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers}, logger=QUIET)
-    states = {partition: PartitionState(SPEC) for partition in range(partitions)}
-    restore(consumer, admin, topic, states, lambda partition: True)
-    return states
+    followers = {
+        number: Follower(StateReader(SPEC, source=f"{topic} partition {number}"))
+        for number in range(partitions)
+    }
+    restore(consumer, admin, topic, followers, lambda partition: True)
+    return {number: follower.reader.finish(0) for number, follower in followers.items()}
 
 
 def transactional(kafka: LocalKafka) -> Producer:
@@ -110,8 +114,10 @@ def test_a_row_that_this_version_did_not_write_stops_the_restore(kafka: LocalKaf
     damaged = [NewRecord(value=value, key=key, partition=0) for key, value in rows]
     damaged.append(NewRecord(value=b"nonsense", key=b"m|1|2", partition=0))
     produce(kafka.bootstrap_servers, topic, damaged)
-    with pytest.raises(StateError, match=r"state row b'm\|1\|2'"):
+    with pytest.raises(StateError, match=rf"{topic} partition 0: .* offset 9 .* b'm\|1\|2'"):
         read_back(kafka, topic, 1)
+    produce(kafka.bootstrap_servers, topic, [NewRecord(value=None, key=b"m|1|2", partition=0)])
+    assert read_back(kafka, topic, 1)[0].snapshot() == rows
 
 
 def test_an_empty_changelog_gives_an_empty_state_at_once(kafka: LocalKafka) -> None:

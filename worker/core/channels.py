@@ -33,6 +33,8 @@ _UNIT_US = {
 MAX_DURATION_US = 36_500 * _UNIT_US["d"]
 MAX_NUMBER = 1e30
 """Largest reading or factor; products and squares of such numbers stay finite."""
+SHORTEST_PANE_US = US_PER_S
+"""Numbers of shorter panes would not fit into 32 bits."""
 RESERVED_NAMES = frozenset({"machine_id", "timestamp"})
 STATISTICS = ("mean", "std", "min", "max", "dev")
 
@@ -241,6 +243,10 @@ def spec_from_dict(data: Mapping[str, Any], source: str = "channels.toml") -> Ch
     pane_us = parse_duration_us(window.pane, f"{source}: window.pane")
     grace_us = parse_duration_us(window.grace, f"{source}: window.grace")
     max_future_us = parse_duration_us(window.max_future, f"{source}: window.max_future")
+    if pane_us < SHORTEST_PANE_US:
+        raise ConfigError(
+            f'{source}: window.pane "{window.pane}" is shorter than a second; write at least "1s".'
+        )
     if length_us % pane_us:
         raise ConfigError(
             f'{source}: window.pane "{window.pane}" must divide window.length '

@@ -39,6 +39,7 @@ DeadLetterReason = Literal[
     "timestamp-out-of-range",
     "timestamp-in-future",
     "no-usable-channel",
+    "too-many-machines",
 ]
 
 DEAD_LETTER_REASONS: dict[DeadLetterReason, str] = {
@@ -51,6 +52,7 @@ DEAD_LETTER_REASONS: dict[DeadLetterReason, str] = {
     "timestamp-out-of-range": "the timestamp is before 2000 or after 2100",
     "timestamp-in-future": "the timestamp is further ahead of the record's than max_future",
     "no-usable-channel": "no channel has a reading within its physical range",
+    "too-many-machines": "the machine is new, and its partition has worker.max_machines already",
 }
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")

@@ -3,7 +3,8 @@
 Live worker, replay, backtest and tests call the same function. For the same
 records it returns the same bytes, however they are cut into chunks, and whatever
 restarts lie between: each record is applied once (``state.next_offset``), each
-machine on its own, each score independent of the other rows of its batch.
+machine on its own but for the limits of the state (``StateLimits``), each score independent
+of the other rows of its batch.
 """
 
 from __future__ import annotations
@@ -98,11 +99,16 @@ class Pipeline:
     ) -> None:
         machines = state.indices(readings.machine_ids)
         aggregates, watermarks_us = state.aggregate(machines, readings.times_us, readings.values)
-        late = np.flatnonzero(watermarks_us != windows.EMPTY)
+        late = np.flatnonzero(watermarks_us >= 0)
         scored = np.flatnonzero(watermarks_us == windows.EMPTY)
+        refused = np.flatnonzero(watermarks_us == windows.REFUSED)
         for i in late:
             record = self._late_event(chunk, readings, int(i), int(watermarks_us[i]))
             found.append((int(readings.rows[i]), record))
+        for row in readings.rows[refused].tolist():
+            detail = f"the partition has {state.limits.max_machines} machines already"
+            outputs.dead["too-many-machines"] += 1
+            found.append((row, self._dead_letter(chunk, row, "too-many-machines", detail)))
 
         values = readings.values[scored]
         features = assemble(self.spec, values, aggregates[scored], self.scoring.expected)

@@ -86,13 +86,21 @@ class Scoring:
                     channel=owners[i],
                     feature=names[i],
                     unit=units[i],
-                    value=float(features[i]),
+                    value=_shortest(float(features[i])),
                     expected=float(self.expected[i]),
                     deviation=float(
                         round(np.clip(deviation[i], -LARGEST_DEVIATION, LARGEST_DEVIATION), 3)
                     ),
                 )
         return list(causes.values())
+
+
+def _shortest(value: float) -> float:
+    """4.3 for 4.300000190734863: what was kept in single precision, such as a window's maximum."""
+    if abs(value) >= 2**24:  # whole numbers from here on have no digits to drop
+        return value
+    narrow = np.float32(value)
+    return float(str(narrow)) if float(narrow) == value else value
 
 
 def feature_owners(spec: ChannelSpec) -> tuple[str, ...]:

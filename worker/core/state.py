@@ -1,45 +1,42 @@
-"""State of one partition: every machine's panes, as arrays, and as changelog rows.
+"""State of one partition: every machine's panes, as arrays.
 
-Owns which machine sits where, growth, and the exact binary form of a row. One row
-is one pane of one machine: key ``machine_id|slot``, value a fixed-size record (see
-:func:`row_dtype`). The latest row of every key is the whole state: a machine's newest
-event time travels in each row, and the event that set it also changed its row.
+Owns which machine sits where, growth, and which panes changed since they were saved. How
+state is read back from a changelog is :mod:`worker.core.changelog`'s business.
 """
 
 from __future__ import annotations
 
-import zlib
+import math
+import mmap
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.core import windows
 from worker.core.channels import ChannelSpec
-from worker.core.errors import StateError
+from worker.core.rows import LAYOUT_KEY, Layout, Row
 
-ROW_VERSION = 1
 _INITIAL_MACHINES = 64
 
 
-def row_dtype(channels: int) -> np.dtype[np.void]:
-    """Layout of a row's value: little-endian, packed, 24 + 40 bytes a channel."""
-    return np.dtype(
-        [
-            ("version", "<u4"),
-            ("fingerprint", "<u4"),
-            ("pane", "<i8"),
-            ("newest_us", "<i8"),
-            ("stats", "<f8", (channels, windows.STATS)),
-        ]
-    )
+@dataclass(frozen=True)
+class StateLimits:
+    """What bounds the state of a partition.
+
+    Attributes:
+        retention_us: a machine of which nothing was accepted while the partition's newest
+            event time moved on by this is forgotten, to the pane.
+        max_machines: events of a further machine are refused while there are so many.
+    """
+
+    retention_us: int = 2**61
+    max_machines: int = 2**31
 
 
-def fingerprint(spec: ChannelSpec) -> int:
-    """Identify what the rows mean: channels in order with their units, pane length, slots."""
-    meaning = [[(c.name, c.unit) for c in spec.continuous], spec.pane_us, spec.slots]
-    return zlib.crc32(msgspec.json.encode(meaning))
+UNLIMITED = StateLimits()
 
 
 class PartitionState:
@@ -51,29 +48,36 @@ class PartitionState:
         next_offset: the first input offset whose event is not in the state yet.
     """
 
-    # M rows each, of which the first len(self) are in use; see windows.aggregate.
+    # M rows each; see windows.aggregate. A row whose newest_us is EMPTY is nobody's, or
+    # that of a machine that was forgotten and has rows to delete.
     _newest_us: NDArray[np.int64]
-    _panes: NDArray[np.int64]
-    _stats: NDArray[np.float64]
+    _heard_us: NDArray[np.int64]
+    _panes: NDArray[np.uint32]
+    _counts: NDArray[np.uint32]
+    _moments: NDArray[np.float64]
+    _extremes: NDArray[np.float32]
     _closed_before: NDArray[np.int64]
     _closed: NDArray[np.float64]
     _dirty: NDArray[np.bool_]
 
-    def __init__(self, spec: ChannelSpec, next_offset: int = 0) -> None:
+    def __init__(
+        self, spec: ChannelSpec, next_offset: int = 0, limits: StateLimits = UNLIMITED
+    ) -> None:
         self.spec = spec
+        self.limits = limits
         self.next_offset = next_offset
-        self._dtype = row_dtype(len(spec.continuous))
-        self._fingerprint = fingerprint(spec)
-        self._slots = spec.slots
-        self._slot_names = [b"%d" % slot for slot in range(self._slots)]
+        self._layout = Layout.of(spec)
+        self._totals = np.array([windows.EMPTY, windows.NEVER, 0], np.int64)
         self._keys: list[bytes] = []
         self._index: dict[bytes, int] = {}
+        self._free: list[int] = []
         self._capacity = 0
+        self._unsaved: list[Row] = [(LAYOUT_KEY, self._layout.encode())]
         self._grow(_INITIAL_MACHINES)
 
     def __len__(self) -> int:
         """Number of machines."""
-        return len(self._keys)
+        return int(self._totals[windows.MACHINES])
 
     def indices(self, machine_ids: Sequence[bytes]) -> NDArray[np.int64]:
         """Array positions (n,) of machines, making room for those never seen."""
@@ -92,7 +96,8 @@ class PartitionState:
         """Add events to the panes; see :func:`worker.core.windows.aggregate`.
 
         Returns:
-            Window aggregates (n, C, 5), and (n,) the watermark a late event missed or -1.
+            Window aggregates (n, C, 5), and (n,) the watermark a late event missed, REFUSED
+            for an event of a machine beyond the limit, or EMPTY.
         """
         aggregates = np.zeros((*values.shape, windows.STATS))
         watermarks_us = np.empty(len(machines), np.int64)
@@ -103,115 +108,138 @@ class PartitionState:
             self.spec.pane_us,
             self.spec.panes,
             self.spec.grace_us,
+            self.limits.retention_us,
+            self.limits.max_machines,
+            self._totals,
             self._newest_us,
+            self._heard_us,
             self._panes,
-            self._stats,
+            self._counts,
+            self._moments,
+            self._extremes,
             self._closed_before,
             self._closed,
             self._dirty,
             aggregates,
             watermarks_us,
         )
+        refused = watermarks_us == windows.REFUSED
+        if refused.any():
+            self._release(np.unique(machines[refused]))
         return aggregates, watermarks_us
 
-    def take_changes(self) -> list[tuple[bytes, bytes]]:
-        """Rows changed since the last call, in a fixed order; they then count as saved."""
-        rows = self._rows(self._dirty)
-        self._dirty[:] = False
-        return rows
+    def take_changes(self) -> list[Row]:
+        """Rows changed since the last call, in a fixed order; they then count as saved.
+
+        The first call of a process also says what the rows mean (``LAYOUT_KEY``), even if
+        none changed.
+        """
+        dirty = self._dirty[: len(self._keys)]
+        machines, slots = np.nonzero(dirty)
+        gone = self._panes[machines, slots] == windows.NO_PANE
+        keys = self._layout.keys(self._keys, machines[gone], slots[gone])
+        changes = [*self._unsaved, *((key, None) for key in keys)]
+        changes += self._rows(machines[~gone], slots[~gone])
+        self._unsaved.clear()
+        dirty[:] = False
+        self._release(np.unique(machines[gone]))
+        return changes
 
     def snapshot(self) -> list[tuple[bytes, bytes]]:
         """All rows, sorted by key: equal states give equal snapshots."""
-        return sorted(self._rows(self._panes != windows.EMPTY))
+        return sorted(self._rows(*np.nonzero(self._panes[: len(self._keys)] != windows.NO_PANE)))
 
-    def restore(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        """Apply changelog rows in order; a later row of a key replaces an earlier one.
+    def load(self, machine_ids: Sequence[bytes], rows: NDArray[np.void]) -> None:
+        """Fill a fresh state with what was saved, so that none of it counts as changed.
 
-        Raises:
-            StateError: naming the key of the first row that this version did not write
-                for these channels and this window.
+        Args:
+            machine_ids: n machines, each once.
+            rows: (n, S) of :attr:`worker.core.rows.Layout.dtype`, each in its slot; all
+                zero where there is none. Each machine has at least one.
         """
-        if not rows:
-            return
-        records = self._parse_values(rows)
-        machine_ids, slots = self._parse_keys(rows, records)
         machines = self.indices(machine_ids)
-        self._panes[machines, slots] = records["pane"]
-        self._stats[machines, slots] = records["stats"]
-        np.maximum.at(self._newest_us, machines, records["newest_us"])
-        self._closed_before[machines] = windows.EMPTY
+        used = rows["version"] != 0
+        self._panes[machines] = np.where(used, rows["pane"] + 1, windows.NO_PANE)
+        self._counts[machines] = rows["counts"]
+        self._moments[machines] = rows["moments"]
+        self._extremes[machines] = rows["extremes"]
+        # Every row was written with what was the newest then: the latest row has the truth.
+        self._newest_us[machines] = rows["newest_us"].max(axis=1)
+        self._heard_us[machines] = heard_us = rows["heard_us"].max(axis=1)
+        self._totals[windows.MACHINES] = len(machines)
+        self._totals[windows.CLOCK] = heard_us.max(initial=windows.EMPTY)
+        self._totals[windows.OLDEST] = heard_us.min(initial=windows.NEVER)
 
-    def _parse_values(self, rows: Sequence[tuple[bytes, bytes]]) -> NDArray[np.void]:
-        size = self._dtype.itemsize
-        for key, value in rows:
-            if not value or len(value) != size:
-                raise StateError(
-                    f"state row {key!r} has {len(value or b'')} bytes instead of {size}: it is "
-                    "damaged, or was written for another set of channels; give the worker another "
-                    "worker.app_id to start with empty state, or the bundle it was written with."
-                )
-        records = np.frombuffer(b"".join([value for _, value in rows]), self._dtype)
-        wrong = (records["version"] != ROW_VERSION) | (records["fingerprint"] != self._fingerprint)
-        if wrong.any():
-            raise StateError(
-                f"state row {rows[int(np.argmax(wrong))][0]!r} was written by another version or "
-                "for another window or set of channels; give the worker another worker.app_id to "
-                "start with empty state, or the bundle that the state was written with."
-            )
-        return records
+    def save_again(self, superseded: Sequence[bytes]) -> None:
+        """Count everything as changed, and rows under the ``superseded`` keys as given up."""
+        self._dirty[:] = self._panes != windows.NO_PANE
+        self._unsaved = [(key, None) for key in superseded]
+        self._unsaved.append((LAYOUT_KEY, self._layout.encode()))
 
-    def _parse_keys(
-        self, rows: Sequence[tuple[bytes, bytes]], records: NDArray[np.void]
-    ) -> tuple[list[bytes], NDArray[np.int64]]:
-        slots = records["pane"] % self._slots
-        machine_ids = []
-        for (key, _), slot in zip(rows, slots.tolist(), strict=True):
-            machine_id, _, written = key.rpartition(b"|")
-            if not machine_id or written != self._slot_names[slot]:
-                raise StateError(
-                    f"state row {key!r} does not belong under that key, which should end in "
-                    f"|{slot}: the changelog is damaged; give the worker another worker.app_id "
-                    "to start with empty state."
-                )
-            machine_ids.append(machine_id)
-        return machine_ids, slots
-
-    def _rows(self, which: NDArray[np.bool_]) -> list[tuple[bytes, bytes]]:
-        machines, slots = np.nonzero(which)
-        records = np.empty(len(machines), self._dtype)
-        records["version"] = ROW_VERSION
-        records["fingerprint"] = self._fingerprint
-        records["pane"] = self._panes[machines, slots]
+    def _rows(
+        self, machines: NDArray[np.int64], slots: NDArray[np.int64]
+    ) -> list[tuple[bytes, bytes]]:
+        records = self._layout.empty_rows(len(machines))
+        records["pane"] = self._panes[machines, slots].astype(np.int64) - 1
         records["newest_us"] = self._newest_us[machines]
-        records["stats"] = self._stats[machines, slots]
-        data, size = records.tobytes(), self._dtype.itemsize
-        return [
-            (b"%b|%d" % (self._keys[machine], slot), data[i * size : (i + 1) * size])
-            for i, (machine, slot) in enumerate(zip(machines.tolist(), slots.tolist(), strict=True))
-        ]
+        records["heard_us"] = self._heard_us[machines]
+        records["counts"] = self._counts[machines, slots]
+        records["moments"] = self._moments[machines, slots]
+        records["extremes"] = self._extremes[machines, slots]
+        keys = self._layout.keys(self._keys, machines, slots)
+        return list(zip(keys, self._layout.values(records), strict=True))
 
     def _index_of(self, machine_id: bytes) -> int:
         index = self._index.get(machine_id)
         if index is None:
-            index = self._index[machine_id] = len(self._keys)
-            self._keys.append(machine_id)
-            if index >= self._capacity:
-                self._grow(2 * self._capacity)
+            if self._free:
+                index = self._free.pop()
+                self._keys[index] = machine_id
+            else:
+                index = len(self._keys)
+                self._keys.append(machine_id)
+                if index >= self._capacity:
+                    self._grow(index + index // 2)
+            self._index[machine_id] = index
         return index
+
+    def _release(self, machines: NDArray[np.int64]) -> None:
+        """Give up the places of those machines that hold nothing and have nothing to save."""
+        idle = (self._newest_us[machines] == windows.EMPTY) & ~self._dirty[machines].any(axis=1)
+        for index in machines[idle].tolist():
+            del self._index[self._keys[index]]
+            self._keys[index] = b""
+            self._free.append(index)
 
     def _grow(self, capacity: int) -> None:
         channels, slots = len(self.spec.continuous), self.spec.slots
         old = self._capacity
-        fresh = {
+        fresh: dict[str, NDArray[Any]] = {
             "_newest_us": np.full(capacity, windows.EMPTY, np.int64),
-            "_panes": np.full((capacity, slots), windows.EMPTY, np.int64),
-            "_stats": np.zeros((capacity, slots, channels, windows.STATS)),
+            "_heard_us": np.full(capacity, windows.EMPTY, np.int64),
+            "_panes": _zeros((capacity, slots), np.uint32),
+            "_counts": _zeros((capacity, slots, channels), np.uint32),
+            "_moments": _zeros((capacity, slots, channels, 2), np.float64),
+            "_extremes": _zeros((capacity, slots, channels, 2), np.float32),
             "_closed_before": np.full(capacity, windows.EMPTY, np.int64),
-            "_closed": np.zeros((capacity, channels, windows.STATS)),
-            "_dirty": np.zeros((capacity, slots), np.bool_),
+            "_closed": _zeros((capacity, channels, windows.STATS), np.float64),
+            "_dirty": _zeros((capacity, slots), np.bool_),
         }
         for name, array in fresh.items():
             if old:
                 array[:old] = getattr(self, name)
             setattr(self, name, array)
         self._capacity = capacity
+
+
+def _zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """An array whose memory is taken when it is first written, and given back with the array.
+
+    NumPy's own goes through an allocator that keeps what growing arrays leave behind, which
+    took half as much memory again.
+    """
+    size = math.prod(shape)
+    memory = mmap.mmap(
+        -1, size * np.dtype(dtype).itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )
+    return np.frombuffer(memory, dtype, size).reshape(shape)

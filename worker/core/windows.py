@@ -12,6 +12,11 @@ the window moves (``closed``, a cache). State restored from panes therefore cont
 bit for bit. Mean and variance use Welford's update and Chan's merge, so that a
 small spread survives a large mean (T. F. Chan, G. H. Golub, R. J. LeVeque,
 "Updating formulae and a pairwise algorithm for computing sample variances", 1979).
+
+The *clock* of a partition is the newest event time that it has accepted. A machine
+from which nothing was accepted while the clock moved on by the retention is
+forgotten, at the very event that moves the clock there: like everything else here,
+that depends on the order of records only, not on how they were cut into calls.
 """
 
 from __future__ import annotations
@@ -20,12 +25,20 @@ import numpy as np
 from numba import njit
 
 COUNT, MEAN, M2, MIN, MAX = range(5)
-"""Columns of pane statistics; ``M2`` is the sum of squared deviations from the mean."""
+"""Columns of aggregates; ``M2`` is the sum of squared deviations from the mean."""
 STATS = 5
 STD = M2
 """In aggregates the third column holds the standard deviation instead of ``M2``."""
 EMPTY = -1
-"""Pane number of an unused slot, newest time of a machine without events."""
+"""Newest time of a machine without events; no watermark was missed."""
+NO_PANE = 0
+"""What an unused slot holds; a used one its pane's number plus one."""
+REFUSED = -2
+"""In place of the watermark: a new machine for which there is no room."""
+CLOCK, OLDEST, MACHINES = range(3)
+"""Totals of a partition: its clock, a time before which no machine was last heard
+(``NEVER`` without machines), and how many machines it has."""
+NEVER = 2**62
 
 
 @njit("void(f8[:, ::1])", cache=True, nogil=True)
@@ -38,40 +51,72 @@ def _clear(stats):  # type: ignore[no-untyped-def]
         stats[c, MAX] = -np.inf
 
 
-@njit("void(f8[:, ::1], f8[::1])", cache=True, nogil=True)
-def _add(stats, values):  # type: ignore[no-untyped-def]
-    for c in range(stats.shape[0]):
+@njit("void(u4[::1], f8[:, ::1], f4[:, ::1], f8[::1])", cache=True, nogil=True)
+def _add(counts, moments, extremes, values):  # type: ignore[no-untyped-def]
+    for c in range(counts.shape[0]):
         x = values[c]
         if np.isnan(x):
             continue
-        stats[c, COUNT] += 1.0
-        delta = x - stats[c, MEAN]
-        stats[c, MEAN] += delta / stats[c, COUNT]
-        stats[c, M2] += delta * (x - stats[c, MEAN])
-        stats[c, MIN] = min(stats[c, MIN], x)
-        stats[c, MAX] = max(stats[c, MAX], x)
+        counts[c] += 1
+        delta = x - moments[c, 0]
+        moments[c, 0] += delta / counts[c]
+        moments[c, 1] += delta * (x - moments[c, 0])
+        extremes[c, 0] = min(extremes[c, 0], np.float32(x))
+        extremes[c, 1] = max(extremes[c, 1], np.float32(x))
 
 
-@njit("void(f8[:, ::1], f8[:, ::1])", cache=True, nogil=True)
-def _merge(into, other):  # type: ignore[no-untyped-def]
+@njit("void(u4[::1], f8[:, ::1], f4[:, ::1])", cache=True, nogil=True)
+def _clear_pane(counts, moments, extremes):  # type: ignore[no-untyped-def]
+    counts[:] = 0
+    moments[:] = 0.0
+    extremes[:, 0] = np.inf
+    extremes[:, 1] = -np.inf
+
+
+@njit("void(f8[:, ::1], u4[::1], f8[:, ::1], f4[:, ::1])", cache=True, nogil=True)
+def _merge(into, counts, moments, extremes):  # type: ignore[no-untyped-def]
     for c in range(into.shape[0]):
-        n_other = other[c, COUNT]
-        if n_other == 0.0:
+        n_pane = np.float64(counts[c])
+        if n_pane == 0.0:
             continue
         n_into = into[c, COUNT]
-        n = n_into + n_other
-        delta = other[c, MEAN] - into[c, MEAN]
-        into[c, MEAN] += delta * (n_other / n)
-        into[c, M2] += other[c, M2] + delta * delta * (n_into * n_other / n)
+        n = n_into + n_pane
+        delta = moments[c, 0] - into[c, MEAN]
+        into[c, MEAN] += delta * (n_pane / n)
+        into[c, M2] += moments[c, 1] + delta * delta * (n_into * n_pane / n)
         into[c, COUNT] = n
-        into[c, MIN] = min(into[c, MIN], other[c, MIN])
-        into[c, MAX] = max(into[c, MAX], other[c, MAX])
+        into[c, MIN] = min(into[c, MIN], np.float64(extremes[c, 0]))
+        into[c, MAX] = max(into[c, MAX], np.float64(extremes[c, 1]))
+
+
+@njit(
+    "void(i8, i8[::1], i8[::1], i8[::1], u4[:, ::1], i8[::1], b1[:, ::1])", cache=True, nogil=True
+)
+def _forget_before(  # type: ignore[no-untyped-def]
+    horizon_us, totals, newest_us, heard_us, pane_numbers, closed_before, dirty
+):
+    """Forget the machines last heard before ``horizon_us``; their panes become dirty."""
+    oldest_us = NEVER
+    for m in range(newest_us.shape[0]):
+        if newest_us[m] == EMPTY:
+            continue
+        if heard_us[m] >= horizon_us:
+            oldest_us = min(oldest_us, heard_us[m])
+            continue
+        for slot in range(pane_numbers.shape[1]):
+            if pane_numbers[m, slot] != NO_PANE:
+                pane_numbers[m, slot] = NO_PANE
+                dirty[m, slot] = True
+        newest_us[m] = EMPTY
+        closed_before[m] = EMPTY
+        totals[MACHINES] -= 1
+    totals[OLDEST] = oldest_us
 
 
 _AGGREGATE_SIGNATURE = (
-    "void(i8[::1], i8[::1], f8[:, ::1], i8, i8, i8,"
-    "i8[::1], i8[:, ::1], f8[:, :, :, ::1], i8[::1], f8[:, :, ::1], b1[:, ::1],"
-    "f8[:, :, ::1], i8[::1])"
+    "void(i8[::1], i8[::1], f8[:, ::1], i8, i8, i8, i8, i8,"
+    "i8[::1], i8[::1], i8[::1], u4[:, ::1], u4[:, :, ::1], f8[:, :, :, ::1], f4[:, :, :, ::1],"
+    "i8[::1], f8[:, :, ::1], b1[:, ::1], f8[:, :, ::1], i8[::1])"
 )
 
 
@@ -83,9 +128,15 @@ def aggregate(  # type: ignore[no-untyped-def]
     pane_us,
     panes,
     grace_us,
+    retention_us,
+    max_machines,
+    totals,
     newest_us,
+    heard_us,
     pane_numbers,
-    pane_stats,
+    pane_counts,
+    pane_moments,
+    pane_extremes,
     closed_before,
     closed_stats,
     dirty,
@@ -94,22 +145,31 @@ def aggregate(  # type: ignore[no-untyped-def]
 ):
     """Add events to their machines' panes and give each event its window aggregates.
 
-    Events of one machine must be in arrival order; machines are independent.
+    Events must be in arrival order; but for being forgotten or refused, machines are
+    independent of each other.
 
     Args:
         machines: (n,) machine index of each event.
         times_us: (n,) event time, >= 0.
         values: (n, C) readings, NaN where missing.
         pane_us, panes, grace_us: the window; see ``ChannelSpec``.
-        newest_us: (M,) newest event time of each machine, in and out.
-        pane_numbers: (M, S) pane held by each slot, in and out.
-        pane_stats: (M, S, C, 5) statistics of each pane, in and out.
+        retention_us, max_machines: see ``worker.core.state.StateLimits``.
+        totals: (3,) see ``CLOCK``, in and out.
+        newest_us: (M,) newest event time of each machine, EMPTY without, in and out.
+        heard_us: (M,) the clock when each machine's last event was accepted, in and out.
+        pane_numbers: (M, S) pane held by each slot, plus one; NO_PANE without; in and out.
+        pane_counts: (M, S, C) readings in each pane, in and out.
+        pane_moments: (M, S, C, 2) their mean and ``M2``, in and out.
+        pane_extremes: (M, S, C, 2) their min and max in single precision, which is
+            what models take, in and out.
         closed_before: (M,) pane before which ``closed_stats`` holds; a cache.
         closed_stats: (M, C, 5) the window's panes before that pane, merged; a cache.
-        dirty: (M, S) set where a pane changed.
+        dirty: (M, S) set where a pane changed, or was given up.
         aggregates: (n, C, 5) count, mean, standard deviation (population), min and
-            max of each event's window including itself; out; not set for late events.
-        watermarks_us: (n,) out: -1, or for a late event the watermark that it missed.
+            max of each event's window including itself; out; not set for events that
+            were late or refused.
+        watermarks_us: (n,) out: EMPTY, or for a late event the watermark that it missed,
+            or REFUSED.
     """
     slots = pane_numbers.shape[1]
     channels = values.shape[1]
@@ -119,15 +179,29 @@ def aggregate(  # type: ignore[no-untyped-def]
         if newest_us[m] != EMPTY and t < newest_us[m] - grace_us:
             watermarks_us[i] = newest_us[m] - grace_us
             continue
-        watermarks_us[i] = -1
+        clock_us = max(totals[CLOCK], t)
+        horizon_us = clock_us // pane_us * pane_us - retention_us
+        if horizon_us > totals[OLDEST]:
+            _forget_before(
+                horizon_us, totals, newest_us, heard_us, pane_numbers, closed_before, dirty
+            )
+        if newest_us[m] == EMPTY:
+            if totals[MACHINES] >= max_machines:
+                watermarks_us[i] = REFUSED
+                continue
+            totals[MACHINES] += 1
+            totals[OLDEST] = min(totals[OLDEST], clock_us)
+        watermarks_us[i] = EMPTY
+        totals[CLOCK] = clock_us
+        heard_us[m] = clock_us
         newest_us[m] = max(newest_us[m], t)
 
         pane = t // pane_us
         slot = pane % slots
-        if pane_numbers[m, slot] != pane:
-            pane_numbers[m, slot] = pane
-            _clear(pane_stats[m, slot])
-        _add(pane_stats[m, slot], values[i])
+        if pane_numbers[m, slot] != pane + 1:
+            pane_numbers[m, slot] = pane + 1
+            _clear_pane(pane_counts[m, slot], pane_moments[m, slot], pane_extremes[m, slot])
+        _add(pane_counts[m, slot], pane_moments[m, slot], pane_extremes[m, slot], values[i])
         dirty[m, slot] = True
 
         # An out-of-order event moves the cache back to its own pane; the next event in
@@ -136,12 +210,14 @@ def aggregate(  # type: ignore[no-untyped-def]
             _clear(closed_stats[m])
             for earlier in range(max(pane - panes + 1, 0), pane):
                 s = earlier % slots
-                if pane_numbers[m, s] == earlier:
-                    _merge(closed_stats[m], pane_stats[m, s])
+                if pane_numbers[m, s] == earlier + 1:
+                    _merge(
+                        closed_stats[m], pane_counts[m, s], pane_moments[m, s], pane_extremes[m, s]
+                    )
             closed_before[m] = pane
 
         aggregates[i] = closed_stats[m]
-        _merge(aggregates[i], pane_stats[m, slot])
+        _merge(aggregates[i], pane_counts[m, slot], pane_moments[m, slot], pane_extremes[m, slot])
         for c in range(channels):
             n = aggregates[i, c, COUNT]
             aggregates[i, c, STD] = np.sqrt(aggregates[i, c, M2] / n) if n > 0.0 else 0.0

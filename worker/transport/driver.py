@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -12,7 +12,6 @@ from confluent_kafka import libversion
 from confluent_kafka.admin import AdminClient
 from faust.transport import base
 
-from worker.core.state import PartitionState
 from worker.kafka_config import create_tuned
 from worker.settings import Settings
 from worker.transport.consumer import Consumer
@@ -20,7 +19,7 @@ from worker.transport.observe import Ends, Observer
 from worker.transport.poller import Poller, PollerListener
 from worker.transport.processor import Destinations, Processor, ProcessorListener, Step
 from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer, Publisher
-from worker.transport.restore import restore
+from worker.transport.restore import Follower, restore
 from worker.transport.stall import Observation
 
 RECONNECT_WITHIN_MS = 1_000
@@ -65,7 +64,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.publisher = Publisher(self.make_producer, self.exactly_once)
         self.processor = Processor(step, destinations, self.publisher, listener)
         self._observer: Observer | None = None
-        self._restoring: dict[int, PartitionState] = {}
+        self._restoring: Collection[Follower] = ()
 
     @property
     def exactly_once(self) -> bool:
@@ -83,7 +82,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         """What should move; see :class:`worker.transport.observe.Observer`."""
         if self._observer is None:
             return ()
-        return self._observer.look(sum(map(len, self._restoring.values())))
+        return self._observer.look(sum(follower.position for follower in self._restoring))
 
     def make_consumer(self) -> LibrdkafkaConsumer:
         """The consumer that is a member of the worker's group.
@@ -131,8 +130,8 @@ class Transport(base.Transport):  # type: ignore[misc]
         producer: LibrdkafkaProducer = self._create(LibrdkafkaProducer, config)
         return producer
 
-    def restore(self, states: dict[int, PartitionState], wanted: Callable[[int], bool]) -> int:
-        """Fill fresh states from the changelog; see :func:`worker.transport.restore.restore`."""
+    def restore(self, followers: Mapping[int, Follower], wanted: Callable[[int], bool]) -> int:
+        """Read on in the changelog; see :func:`worker.transport.restore.restore`."""
         reader = self._create(
             LibrdkafkaConsumer,
             {
@@ -148,8 +147,11 @@ class Transport(base.Transport):  # type: ignore[misc]
             },
         )
         admin = self._create(AdminClient, {})
-        self._restoring = states
-        return restore(reader, admin, self._settings.changelog_topic, states, wanted)
+        self._restoring = tuple(followers.values())
+        try:
+            return restore(reader, admin, self._settings.changelog_topic, followers, wanted)
+        finally:
+            self._restoring = ()  # what the readers hold is large
 
     def _create(self, make: Callable[[dict[str, Any]], Any], defaults: dict[str, Any]) -> Any:
         return create_tuned(partial(make), self._settings.kafka, defaults)

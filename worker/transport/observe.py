@@ -72,11 +72,11 @@ class Observer:
         self._ends = ends
         self._drained = 0
 
-    def look(self, restored_rows: int) -> Iterator[Observation]:
+    def look(self, restored_to: int) -> Iterator[Observation]:
         """Everything that should move.
 
         Args:
-            restored_rows: grows while a restore gets on.
+            restored_to: grows while a restore gets on.
         """
         poller, processor = self._poller, self._processor
         sight = poller.sight()
@@ -86,7 +86,7 @@ class Observer:
         yield Observation(
             "restoring",
             f"the state of partitions {missing} has not come nearer" if missing else None,
-            (tuple(missing), restored_rows),
+            (tuple(missing), restored_to),
         )
         # While the processor has something in hand, whatever follows has to wait for that.
         free = not processor.doing

@@ -194,6 +194,7 @@ class Rebuild:
             replay = _Replay(self._new_state(0), 0)
         else:
             replay = self._replay(partition, committed)
+            replay.state.save_again(superseded=())
             rows = list(replay.state.take_changes())
         kept = {key for key, value in rows if value is not None}
         removed = sorted(stored - kept)
@@ -271,6 +272,7 @@ class Rebuild:
             if len(readings.rows):
                 replay.first_time_us = int(np.median(readings.times_us[:FIRST_EVENTS]))
         outputs = self._pipeline.step(replay.state, chunk)
+        replay.state.take_changes()  # lets go of the machines that were forgotten
         replay.events += outputs.events
         replay.newest_time_us = max(replay.newest_time_us, outputs.newest_time_us)
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stub hides one
@@ -19,8 +18,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stub hi
     OffsetSpec,
 )
 
+from worker.core.changelog import StateReader
 from worker.core.errors import BrokerError, StateError
-from worker.core.state import PartitionState
 from worker.kafka_config import describe, is_passing, retried
 from worker.transport.delivery import by_partition
 
@@ -34,46 +33,39 @@ PROGRESS_EVERY_S = 5.0
 
 
 @dataclass
-class _Progress:
-    """How far a partition's changelog has been read."""
+class Follower:
+    """A reader, and how far it has followed its partition's changelog."""
 
-    end: int
+    reader: StateReader
     position: int = 0
-
-    @property
-    def done(self) -> bool:
-        return self.position >= self.end
 
 
 def restore(
     consumer: Consumer,
     admin: AdminClient,
     topic: str,
-    states: dict[int, PartitionState],
+    followers: Mapping[int, Follower],
     wanted: Callable[[int], bool],
 ) -> int:
-    """Fill the states of some partitions from the changelog.
+    """Let the followers of some partitions read on to the end of the changelog.
 
     Args:
         consumer: reads committed records, reports ends of partitions, belongs to no group;
             it is closed afterwards.
-        states: fresh states by partition.
+        followers: by partition.
         wanted: whether a partition is still needed; asked from time to time.
 
     Returns:
         Number of rows read.
 
     Raises:
-        StateError: a row is not what this version wrote for these channels, or reading
-            makes no progress.
+        StateError: reading makes no progress.
         BrokerError: the brokers do not answer, or the topic cannot be read.
     """
     try:
-        progress = {
-            partition: _Progress(end) for partition, end in _ends(admin, topic, states).items()
-        }
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in progress])
-        return _read(consumer, topic, states, progress, wanted)
+        ends = _ends(admin, topic, followers)
+        consumer.assign([TopicPartition(topic, p, f.position) for p, f in followers.items()])
+        return _read(consumer, topic, followers, ends, wanted)
     except KafkaException as error:
         raise BrokerError(f"reading changelog {topic!r}: {describe(error)}.") from error
     finally:
@@ -97,13 +89,13 @@ def _ends(admin: AdminClient, topic: str, partitions: Collection[int]) -> dict[i
 def _read(
     consumer: Consumer,
     topic: str,
-    states: dict[int, PartitionState],
-    progress: dict[int, _Progress],
+    followers: Mapping[int, Follower],
+    ends: Mapping[int, int],
     wanted: Callable[[int], bool],
 ) -> int:
     rows = 0
     moved_s = told_s = time.monotonic()
-    while any(not p.done and wanted(number) for number, p in progress.items()):
+    while any(f.position < ends[p] and wanted(p) for p, f in followers.items()):
         messages = consumer.consume(BATCH_ROWS, 0.1)
         now_s = time.monotonic()
         if messages:
@@ -113,36 +105,39 @@ def _read(
                 f"changelog {topic!r} has not moved for {STALLED_AFTER_S:.0f} s while restoring; "
                 "check the cluster for unavailable partitions or a hanging transaction."
             )
-        for partition, batch in _rows_by_partition(messages, topic, progress).items():
-            states[partition].restore(batch)
-            rows += len(batch)
+        rows += follow(topic, followers, messages)
         if now_s - told_s > PROGRESS_EVERY_S:
             told_s = now_s
-            log.info("restoring %d partitions: %d rows so far", len(progress), rows)
+            log.info("restoring %d partitions: %d rows so far", len(followers), rows)
     return rows
 
 
-def _rows_by_partition(
-    messages: list[Message], topic: str, progress: dict[int, _Progress]
-) -> dict[int, list[tuple[Any, Any]]]:
-    """Group rows, and move ``progress`` past them."""
+def follow(topic: str, followers: Mapping[int, Follower], messages: list[Message]) -> int:
+    """Let followers read what a consumer gave, and move their positions past it.
+
+    Returns:
+        Number of rows.
+
+    Raises:
+        BrokerError: the consumer gave an error that does not pass by itself.
+    """
     records = []
     for message in messages:
         error = message.error()
         if error is None:
             records.append(message)
         elif error.code() == KafkaError._PARTITION_EOF:
-            progress[_number(message.partition())].position = _number(message.offset())
+            followers[_number(message.partition())].position = _number(message.offset())
         elif not is_passing(error):
             raise BrokerError(f"reading changelog {topic!r}: {describe(error)}.")
-    groups = by_partition(records)
-    for partition, group in groups.items():
-        read = progress[partition]
-        read.position = max(read.position, _number(group[-1].offset()) + 1)
-    return {
-        partition: [(message.key(), message.value()) for message in group]
-        for partition, group in groups.items()
-    }
+    for partition, group in by_partition(records).items():
+        offsets = [_number(message.offset()) for message in group]
+        rows = [(message.key() or b"", message.value()) for message in group]
+        follower = followers[partition]
+        follower.reader.read(rows, offsets)
+        # The end that came with these records may lie behind them: markers, aborted rows.
+        follower.position = max(follower.position, offsets[-1] + 1)
+    return len(records)
 
 
 def _number(value: int | None) -> int:

@@ -19,7 +19,8 @@ from faust.stores.base import Store
 from faust.tables.manager import TableManager as FaustTableManager
 from faust.types import TP
 
-from worker.core.state import PartitionState
+from worker.core.changelog import StateReader
+from worker.transport.restore import Follower
 from worker.transport.takeover import take_over
 
 if TYPE_CHECKING:
@@ -42,12 +43,12 @@ class StateTable(faust.Table):  # type: ignore[misc]
         self,
         *args: Any,
         processor: Processor,
-        new_state: Callable[[int], PartitionState],
+        new_reader: Callable[[int], StateReader],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.processor = processor
-        self.new_state = new_state
+        self.new_reader = new_reader
 
     def _new_store(self) -> Store:
         return _RowStore("memory://", self.app, self, table_name=self.name)
@@ -130,7 +131,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         restored = await take_over(
             self.app.consumer.poller,
             table.processor,
-            table.new_state,
+            lambda partition: Follower(table.new_reader(partition)),
             transport.restore,
             partial(self.loop.run_in_executor, None),
         )

@@ -8,20 +8,21 @@ along, and each step looks whether it still holds.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from worker.core.state import PartitionState
 from worker.transport.poller import Assignment, Poller
 from worker.transport.processor import Processor
+from worker.transport.restore import Follower
 
 RunInThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Calls a function that waits for something, without holding up who asks."""
 
 
-Restore = Callable[[dict[int, PartitionState], Callable[[int], bool]], int]
-"""Fills fresh states from the changelog; see :func:`worker.transport.restore.restore`."""
+Restore = Callable[[Mapping[int, Follower], Callable[[int], bool]], int]
+"""Lets followers read to the changelog's end; see :func:`worker.transport.restore.restore`."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ def not_taken_over(poller: Poller, processor: Processor) -> dict[int, Assignment
 async def take_over(
     poller: Poller,
     processor: Processor,
-    new_state: Callable[[int], PartitionState],
+    new_follower: Callable[[int], Follower],
     restore: Restore,
     run_in_thread: RunInThread,
 ) -> Restored | None:
     """Restore what was assigned since the last time, and let it flow.
 
     Args:
-        new_state: makes the empty state of a partition whose committed offset is given.
+        new_follower: for a partition, what reads its state.
 
     Returns:
         None when there was nothing to do.
@@ -65,19 +66,19 @@ async def take_over(
     if not missing:
         return None
     started_s = time.perf_counter()
-    states = {partition: new_state(assignment.offset) for partition, assignment in missing.items()}
+    followers = {partition: new_follower(partition) for partition in missing}
     rows = await run_in_thread(
-        lambda: restore(states, lambda partition: poller.owns(partition, missing[partition].epoch))
+        lambda: restore(followers, lambda p: poller.owns(p, missing[p].epoch))
     )
-    duration_s = time.perf_counter() - started_s
+    machines = 0
     for partition, assignment in missing.items():
-        taken = processor.take_over(
-            partition,
-            states[partition],
-            assignment.epoch,
-            lambda p=partition, e=assignment.epoch: poller.owns(p, e),  # type: ignore[misc]
-        )
+        still_owned = partial(poller.owns, partition, assignment.epoch)
+        if not still_owned():
+            continue
+        finish = followers.pop(partition).reader.finish
+        state = await run_in_thread(partial(finish, assignment.offset))
+        machines += len(state)
+        taken = processor.take_over(partition, state, assignment.epoch, still_owned)
         if await run_in_thread(taken.result):
             poller.open(partition, assignment.epoch)
-    machines = sum(len(state) for state in states.values())
-    return Restored(sorted(missing), rows, machines, duration_s)
+    return Restored(sorted(missing), rows, machines, time.perf_counter() - started_s)
