@@ -82,6 +82,13 @@ asyncapi-parser: $(STAMP_ASYNCAPI) ## Fetch AsyncAPI's own parser for the tests 
 bench: $(STAMP_DEV) kafka-jars ## Measure throughput and restore on a real Kafka; writes build/bench.json
 	@exec $(BIN)/python -m load.bench $(ARGS)
 
+SEEDS ?= 5000
+SEED ?=
+
+.PHONY: simulate
+simulate: $(STAMP_DEV) ## Run the worker on a simulated broker under seeded faults (SEEDS=5000, SEEDS=100-199; SEED=7: its trace)
+	@exec $(BIN)/python -m load.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+
 .PHONY: train-default-model
 train-default-model: $(STAMP_DEV) ## Train a new version of the default bundle on healthy simulated machines
 	@exec $(BIN)/driftdetector train --simulate \

@@ -139,7 +139,7 @@ class Poller(threading.Thread):
     def call(self, request: Callable[[Consumer], T]) -> Future[T]:
         """Run ``request`` on the polling thread, between two fetches.
 
-        The future fails with BrokerError when the thread has left the group.
+        The future fails with BrokerError when this member has left the group or lost its place.
         """
         future: Future[T] = Future()
         self._requests.put((future, request))
@@ -209,6 +209,8 @@ class Poller(threading.Thread):
             except Empty:
                 return
             try:
+                if self._ended.is_set():
+                    raise _not_a_member()
                 future.set_result(request(self._consumer))
             except Exception as error:  # noqa: BLE001 (it belongs to whoever asked)
                 future.set_exception(error)
@@ -220,7 +222,7 @@ class Poller(threading.Thread):
                 future, _ = self._requests.get_nowait()
             except Empty:
                 return
-            future.set_exception(BrokerError("the worker has left its consumer group."))
+            future.set_exception(_not_a_member())
 
     def _read_lag(self) -> None:
         now_s = time.monotonic()
@@ -374,6 +376,9 @@ class Poller(threading.Thread):
         self._forget(numbers)
         self._listener.on_lost(numbers)
         self._leaving.set()
+        # The member may be given a new generation before this thread is done. A commit that is
+        # still on its way must not get hold of that: it would pass for a rightful one.
+        self._ended.set()
 
     def _forget(self, partitions: list[int]) -> None:
         with self._lock:
@@ -402,6 +407,10 @@ class Poller(threading.Thread):
         deadline_s = time.monotonic() + LEAVE_DEADLINE_S
         while self.assignments and time.monotonic() < deadline_s:
             self._consumer.poll(FETCH_WAIT_S)
+
+
+def _not_a_member() -> BrokerError:
+    return BrokerError("the worker is no member of its consumer group any more.")
 
 
 def _is_fenced(error: KafkaError) -> bool:

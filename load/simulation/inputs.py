@@ -1,0 +1,83 @@
+"""The events of one seed, and the worker's pipeline that judges them."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from load.simulation.consumer import EPOCH_MS
+from worker.core.channels import parse_spec
+from worker.core.pipeline import Pipeline
+from worker.core.scoring import Scoring
+
+SPEC = parse_spec(
+    """
+    name = "simulation"
+    [window]
+    length = "3m"
+    pane = "1m"
+    grace = "1m"
+    max_future = "5m"
+    [[channel]]
+    name = "load"
+    min = 0.0
+    max = 100.0
+    """
+)
+START_US = (EPOCH_MS - 3_600_000) * 1000
+_FEATURES = len(SPEC.feature_units)
+_SCORING = Scoring(
+    version="simulation/1",
+    threshold=0.0,
+    expected=np.full(_FEATURES, 50.0),
+    spread=np.full(_FEATURES, 10.0),
+    score_quantiles=np.linspace(-1.0, 1.0, 11),
+)
+_WEIGHTS = np.linspace(0.5, 1.5, _FEATURES, dtype=np.float32)
+
+Event = tuple[bytes | None, bytes | None]
+"""Key and value."""
+
+
+def _model(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Any function of every feature will do, if the last bit of each of them shows."""
+    scores: NDArray[np.float32] = np.sin((rows * _WEIGHTS).sum(axis=1)) + np.float32(0.5)
+    return scores
+
+
+def make_pipeline() -> Pipeline:
+    """The worker's pipeline around a model that costs nothing."""
+    return Pipeline(SPEC, _SCORING, _model)
+
+
+def events(random: Random, partition: int, count: int) -> list[Event]:
+    """Events of a few machines: in order, late, from the future, unusable; some fall silent."""
+    machines = [f"m{partition}-{i}" for i in range(random.randint(1, 5))]
+    silent_after = {m: random.randint(count // 2, 2 * count) for m in machines}
+    return [
+        _event(random, random.choice(machines), number, silent_after) for number in range(count)
+    ]
+
+
+def _event(random: Random, machine: str, number: int, silent_after: dict[str, int]) -> Event:
+    if number > silent_after[machine]:
+        machine = min(silent_after, key=lambda m: (-silent_after[m], m))
+    time_us = START_US + number * random.choice((5, 10, 20)) * 1_000_000
+    body: dict[str, Any] = {"machine_id": machine, "load": round(random.uniform(-5.0, 110.0), 3)}
+    kind = random.random()
+    if kind < 0.05:
+        return machine.encode(), random.choice((b"", b"{", b'{"machine_id": 7}', b"\xff", None))
+    if kind < 0.08:
+        return b"another", json.dumps(body).encode()
+    if kind < 0.15:
+        time_us -= random.randint(2, 10) * 60_000_000
+    elif kind < 0.17:
+        time_us += 2 * 3_600_000_000
+    if kind > 0.95:
+        del body["load"]
+    body["timestamp"] = time_us
+    return machine.encode(), json.dumps(body).encode()

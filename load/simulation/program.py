@@ -1,0 +1,214 @@
+"""One worker process: the transport's own parts, and around them what Faust and the app do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from random import Random
+from typing import Any
+
+from load.simulation.consumer import Consumer
+from load.simulation.inputs import SPEC
+from load.simulation.network import Network
+from load.simulation.producer import Admin, Producer
+from load.simulation.scheduler import Process, Signal
+from worker.core.errors import BrokerError, DriftDetectorError
+from worker.core.pipeline import Outputs
+from worker.core.state import PartitionState
+from worker.transport.poller import Poller
+from worker.transport.processor import Destinations, Processor, Step
+from worker.transport.producer import Publisher
+from worker.transport.restore import restore
+from worker.transport.takeover import take_over
+
+APP_ID = "app"
+SOURCE = "sensor-events"
+CHANGELOG = "app-machine-state-changelog"
+STREAMS = ("anomalies", "late-events", "dead-letters")
+LEAVE_WITHIN_S = 30.0
+
+
+class Program:
+    """A worker from its start to its end, as PollerListener and ProcessorListener.
+
+    Attributes:
+        done: set when the process has ended by itself, after a failure or as it was told.
+        failure: what ended it, None when it was told to stop.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        instance: str,
+        step: Step,
+        partitions: int,
+        session_s: float,
+        random: Random,
+        tell: Callable[[str, str], None],
+    ) -> None:
+        self.process = Process(instance, breakable=True)
+        self.done = Signal()
+        self.failure: BaseException | None = None
+        self._network = network
+        self._scheduler = network.scheduler
+        self._instance = instance
+        self._step = step
+        self._partitions = partitions
+        self._session_s = session_s
+        self._commit_every_s = random.choice((0.25, 0.5, 1.0, 3.0))
+        self._told = tell
+        self._ending = Signal()
+        self._closed = False
+        self._ready, self._changed = Signal(), Signal()
+        self._scheduler.spawn(self.process, self._run)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._ending.set()
+
+    # -- what Faust and worker.app do -----------------------------------------------------
+
+    def _run(self) -> None:
+        network, process = self._network, self.process
+        streams = {stream: (stream, self._partitions) for stream in STREAMS}
+        # As long as the session, as in worker.transport.driver.
+        new_client = lambda: Producer(network, process, self._instance, self._session_s)  # noqa: E731
+        publisher = Publisher(new_client, transactional=True)  # type: ignore[arg-type]
+        self._processor = Processor(
+            self._step, Destinations(SOURCE, CHANGELOG, streams), publisher, self
+        )
+        poller_ended = Signal()
+        try:
+            publisher.connect()
+            consumer = Consumer(
+                network, process, APP_ID, self._instance, self._session_s, tell_end=True
+            )
+            self._poller = Poller(consumer, SOURCE, self)  # type: ignore[arg-type]
+            self._processor.join(self._poller)
+            poller_ended = self._start(self._poll).done
+            for work in (self._follow_assignment, self._deliver, self._commit_regularly):
+                self._start(work)
+            self._wait(self._ending, None)
+            self._tell("ending")
+            if self.failure is None:
+                self._processor.commit().result()
+            self._poller.leave()
+        except DriftDetectorError as error:
+            self._fail(error)
+        if hasattr(self, "_poller"):
+            self._wait(poller_ended, LEAVE_WITHIN_S)
+        self._closed = True
+        self._processor.close()
+        self._tell(f"ended: {self.failure or 'as told'}")
+        self.done.set()
+        self._scheduler.kill(process)
+
+    def _start(self, work: Callable[[], None]) -> Any:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 (ends the worker, as in the app)
+                if not self._closed:
+                    self._fail(error)
+
+        return self._scheduler.spawn(self.process, guarded)
+
+    def _fail(self, error: BaseException) -> None:
+        if not isinstance(error, DriftDetectorError):
+            raise error  # a defect, not a fault
+        if self.failure is None:
+            self._tell(f"fails: {error}")
+            self.failure = error
+        self._ending.set()
+
+    def _poll(self) -> None:
+        try:
+            self._poller.run()
+        except BrokerError as error:  # closing the consumer asks for a last commit
+            self._tell(f"the polling thread ends with: {error}")
+
+    def _follow_assignment(self) -> None:
+        while True:
+            self._wait(self._changed, None)
+            self._changed.clear()
+            _run(
+                take_over(self._poller, self._processor, self._new_state, self._restore, _call_here)
+            )
+
+    def _deliver(self) -> None:
+        in_hand: Future[None] | None = None
+        while True:
+            delivery = self._poller.take()
+            if delivery is None:
+                self._wait(self._ready, None)
+                self._ready.clear()
+                continue
+            applied = self._processor.apply(delivery)
+            if in_hand is not None:
+                in_hand.result()
+            in_hand = applied
+
+    def _commit_regularly(self) -> None:
+        while not self._ending.is_set:
+            self._wait(self._ending, self._commit_every_s)
+            self._processor.commit().result()
+
+    def _new_state(self, next_offset: int) -> PartitionState:
+        return PartitionState(SPEC, next_offset)
+
+    def _restore(self, states: dict[int, PartitionState], wanted: Callable[[int], bool]) -> int:
+        reader = Consumer(self._network, self.process, f"{APP_ID}-restore", tell_end=True)
+        admin = Admin(self._network, self.process)
+        return restore(reader, admin, CHANGELOG, states, wanted)  # type: ignore[arg-type]
+
+    def _wait(self, signal: Signal, timeout_s: float | None) -> None:
+        self._scheduler.wait(signal, timeout_s)
+
+    def _tell(self, text: str) -> None:
+        self._told(self.process.name, text)
+
+    # -- PollerListener and ProcessorListener, as worker.transport.consumer does it -------
+
+    def on_ready(self) -> None:
+        """Deliveries can be taken."""
+        self._ready.set()
+
+    def on_assignment_changed(self) -> None:
+        """Partitions came or went."""
+        self._tell(f"owns {sorted(self._poller.assignments)}")
+        self._changed.set()
+
+    def on_revoking(self, partitions: list[int]) -> Future[None]:
+        """Commit what was applied before the partitions go."""
+        self._tell(f"gives back {partitions}")
+        return self._processor.give_back(partitions)
+
+    def on_lost(self, partitions: list[int]) -> None:
+        """Others own the partitions already."""
+        self._tell(f"has lost {partitions}")
+        self.on_failed(self._processor.lose(partitions))
+
+    def on_failed(self, error: BaseException) -> None:
+        """The polling thread ends."""
+        self._fail(error)
+
+    def on_applied(self, partition: int, outputs: Outputs, duration_s: float) -> None:
+        """A chunk was applied."""
+        self._tell(f"applied {outputs.events} events of partition {partition}")
+
+    def on_committed(self, duration_s: float) -> None:
+        """A commit has succeeded."""
+        self._tell("committed")
+
+
+async def _call_here(call: Callable[[], Any]) -> Any:
+    return call()
+
+
+def _run(coroutine: Coroutine[Any, Any, Any]) -> None:
+    # Its awaits are calls of this task, so it runs to its end at once.
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise AssertionError("take_over waited for something outside the simulation")
