@@ -15,8 +15,9 @@ import numpy as np
 
 from load.simulation.broker import Broker, Log, Stored
 from load.simulation.consumer import EPOCH_MS
-from load.simulation.inputs import SPEC
+from load.simulation.inputs import LIMITS, SPEC
 from load.simulation.program import APP_ID, CHANGELOG, SOURCE, STREAMS
+from worker.core.changelog import StateReader
 from worker.core.events import Chunk
 from worker.core.pipeline import Pipeline, Record
 from worker.core.state import PartitionState
@@ -50,7 +51,7 @@ class _Reference:
 
     def __init__(self, broker: Broker, pipeline: Pipeline, partition: int) -> None:
         self.partition = partition
-        self.state = PartitionState(SPEC)
+        self.state = PartitionState(SPEC, limits=LIMITS)
         self._pipeline = pipeline
         self._input = broker.log(SOURCE, partition)
         self._expected: dict[str, list[Record]] = {stream: [] for stream in STREAMS}
@@ -84,9 +85,10 @@ class _Reference:
             known = self._rows.get(row.key)
             if known is None or known.offset < row.offset:
                 self._rows[row.key] = row
-        restored = PartitionState(SPEC, self.state.next_offset)
-        restored.restore([(k, row.value) for k, row in self._rows.items() if row.value is not None])
-        self.compare_state(restored, "changelog")
+        rows = sorted(self._rows.items(), key=lambda item: item[1].offset)
+        reader = StateReader(SPEC, LIMITS)
+        reader.read([(key, row.value) for key, row in rows], [row.offset for _, row in rows])
+        self.compare_state(reader.finish(self.state.next_offset), "changelog")
 
     def compare_state(self, state: PartitionState, where: str) -> None:
         """Compare a restored state with the reference."""

@@ -13,6 +13,7 @@ from load.simulation.consumer import EPOCH_MS
 from worker.core.channels import parse_spec
 from worker.core.pipeline import Pipeline
 from worker.core.scoring import Scoring
+from worker.core.state import StateLimits
 
 SPEC = parse_spec(
     """
@@ -28,6 +29,7 @@ SPEC = parse_spec(
     max = 100.0
     """
 )
+LIMITS = StateLimits(retention_us=6 * 60_000_000, max_machines=4)
 START_US = (EPOCH_MS - 3_600_000) * 1000
 _FEATURES = len(SPEC.feature_units)
 _SCORING = Scoring(
@@ -66,7 +68,7 @@ def events(random: Random, partition: int, count: int) -> list[Event]:
 def _event(random: Random, machine: str, number: int, silent_after: dict[str, int]) -> Event:
     if number > silent_after[machine]:
         machine = min(silent_after, key=lambda m: (-silent_after[m], m))
-    time_us = START_US + number * random.choice((5, 10, 20)) * 1_000_000
+    time_us = START_US + (15 * number + random.randint(-20, 20)) * 1_000_000
     body: dict[str, Any] = {"machine_id": machine, "load": round(random.uniform(-5.0, 110.0), 3)}
     kind = random.random()
     if kind < 0.05:

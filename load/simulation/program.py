@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from random import Random
 from typing import Any
 
 from load.simulation.consumer import Consumer
-from load.simulation.inputs import SPEC
+from load.simulation.inputs import LIMITS, SPEC
 from load.simulation.network import Network
 from load.simulation.producer import Admin, Producer
 from load.simulation.scheduler import Process, Signal
+from worker.core.changelog import StateReader
 from worker.core.errors import BrokerError, DriftDetectorError
 from worker.core.pipeline import Outputs
-from worker.core.state import PartitionState
 from worker.transport.poller import Poller
 from worker.transport.processor import Destinations, Processor, Step
 from worker.transport.producer import Publisher
-from worker.transport.restore import restore
+from worker.transport.restore import Follower, restore
 from worker.transport.takeover import take_over
 
 APP_ID = "app"
@@ -132,7 +132,9 @@ class Program:
             self._wait(self._changed, None)
             self._changed.clear()
             _run(
-                take_over(self._poller, self._processor, self._new_state, self._restore, _call_here)
+                take_over(
+                    self._poller, self._processor, self._new_follower, self._restore, _call_here
+                )
             )
 
     def _deliver(self) -> None:
@@ -153,13 +155,13 @@ class Program:
             self._wait(self._ending, self._commit_every_s)
             self._processor.commit().result()
 
-    def _new_state(self, next_offset: int) -> PartitionState:
-        return PartitionState(SPEC, next_offset)
+    def _new_follower(self, _partition: int) -> Follower:
+        return Follower(StateReader(SPEC, LIMITS))
 
-    def _restore(self, states: dict[int, PartitionState], wanted: Callable[[int], bool]) -> int:
+    def _restore(self, followers: Mapping[int, Follower], wanted: Callable[[int], bool]) -> int:
         reader = Consumer(self._network, self.process, f"{APP_ID}-restore", tell_end=True)
         admin = Admin(self._network, self.process)
-        return restore(reader, admin, CHANGELOG, states, wanted)  # type: ignore[arg-type]
+        return restore(reader, admin, CHANGELOG, followers, wanted)  # type: ignore[arg-type]
 
     def _wait(self, signal: Signal, timeout_s: float | None) -> None:
         self._scheduler.wait(signal, timeout_s)

@@ -13,16 +13,17 @@ from load.simulation.broker import Broker
 from load.simulation.checks import Checks, ViolationError
 from load.simulation.consumer import Consumer
 from load.simulation.faults import Faults
-from load.simulation.inputs import SPEC, Event, events, make_pipeline
+from load.simulation.inputs import LIMITS, SPEC, Event, events, make_pipeline
 from load.simulation.network import Network
 from load.simulation.producer import Admin
 from load.simulation.program import APP_ID, CHANGELOG, SOURCE, STREAMS, Program
 from load.simulation.scheduler import Process, Scheduler, StuckError, activate
 from load.simulation.threads import simulated_threads
+from worker.core.changelog import StateReader
 from worker.core.errors import DriftDetectorError
 from worker.core.state import PartitionState
 from worker.transport import poller
-from worker.transport.restore import restore
+from worker.transport.restore import Follower, restore
 
 SESSION_S = 6.0
 FETCH_WAIT_S = 0.1
@@ -301,8 +302,8 @@ class World:
 
     def _restored(self) -> dict[int, PartitionState]:
         """State as the next worker would restore it, after one more compaction."""
-        states = {p: PartitionState(SPEC) for p in range(self._partitions)}
-        for partition in states:
+        followers = {p: Follower(StateReader(SPEC, LIMITS)) for p in range(self._partitions)}
+        for partition in followers:
             log = self._broker.log(CHANGELOG, partition)
             log.compact(self._now_s(), log.end, keep_tombstones_s=0.0)
         process = Process("reader")
@@ -310,11 +311,11 @@ class World:
         def read() -> None:
             reader = Consumer(self._network, process, "reader", tell_end=True)
             admin = Admin(self._network, process)
-            restore(reader, admin, CHANGELOG, states, lambda _: True)  # type: ignore[arg-type]
+            restore(reader, admin, CHANGELOG, followers, lambda _: True)  # type: ignore[arg-type]
 
         task = self._scheduler.spawn(process, read)
         self._scheduler.run(lambda: task.done.is_set)
-        return states
+        return {p: follower.reader.finish(0) for p, follower in followers.items()}
 
     def _bury(self) -> None:
         for program in self._programs.values():
