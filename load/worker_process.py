@@ -14,10 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from load.local_kafka import free_port
 from worker import topics
 from worker.kafka_config import connect
-from worker.settings import load_settings
+from worker.settings import Settings, load_settings
 
 STOP_S = 60.0
 POLL_S = 0.05
@@ -30,15 +32,16 @@ class WorkerProcess:
         settings: dotted keys, such as ``{"worker.app_id": "a"}``.
         log: file that its stderr is appended to.
         module: what ``python -m`` runs; another one than the program's own for a test.
+        name: what the caller knows it by.
     """
 
-    def __init__(self, settings: Mapping[str, str], log: Path, module: str = "worker") -> None:
+    def __init__(
+        self, settings: Mapping[str, str], log: Path, module: str = "worker", *, name: str = ""
+    ) -> None:
+        self.name = name
         self.port = free_port()
         self.started_s = time.perf_counter()
-        variables = {
-            "DRIFTDETECTOR_" + key.upper().replace(".", "__"): value
-            for key, value in {**settings, "http.port": str(self.port)}.items()
-        }
+        variables = _variables({**settings, "http.port": str(self.port)})
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, "worker"],
@@ -135,10 +138,33 @@ class WorkerProcess:
                 raise
 
 
-def create_topics(settings: Mapping[str, str]) -> None:
-    """Create the declared topics, under the names that ``settings`` give them."""
-    loaded = load_settings(None, {}, settings)
+def load(settings: Mapping[str, str]) -> Settings:
+    """The settings as a worker process understands them."""
+    return load_settings(None, _variables(settings))
+
+
+def create_topics(
+    settings: Mapping[str, str], configs: Mapping[str, Mapping[str, str]] | None = None
+) -> None:
+    """Create the declared topics, under the names that ``settings`` give them.
+
+    Args:
+        configs: topic settings, by declared name, that win over the declared ones.
+    """
+    loaded = load(settings)
     admin, metadata = connect(loaded.kafka, 30)
-    planned = topics.plan(loaded, topics.load_declarations(), metadata)
+    declarations = {
+        name: msgspec.structs.replace(
+            declaration, config={**declaration.config, **(configs or {}).get(name, {})}
+        )
+        for name, declaration in topics.load_declarations().items()
+    }
+    planned = topics.plan(loaded, declarations, metadata)
     missing = [topic for topic in planned if topic.name not in metadata.topics]
     topics.create(admin, missing, 30, 1)
+
+
+def _variables(settings: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "DRIFTDETECTOR_" + key.upper().replace(".", "__"): value for key, value in settings.items()
+    }

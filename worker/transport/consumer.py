@@ -36,7 +36,6 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._processor: Processor = self.transport.processor
-        self._generation = 0
         self._ready = asyncio.Event()
         self._changed = asyncio.Event()
         self._changes_done = False
@@ -110,13 +109,11 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
                 return
             self._changed.clear()
             self._changes_done = False
-            self._generation += 1
-            self.app.consumer_generation_id = self._generation
             self.app.on_rebalance_start()
             # Faust takes the end of its fetcher for a crash while this is set; here the
             # other partitions flow on during a rebalance, and stopping is just stopping.
             self.app.rebalancing = False
-            await self.on_partitions_assigned(self.assignment(), self._generation)
+            await self.on_partitions_assigned(self.assignment())
             self._changes_done = not self._changed.is_set()
 
     async def _drain_messages(self, fetcher: Any) -> None:
@@ -154,6 +151,8 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
         return {TP(self._topic, partition) for partition in owned}
 
     def _message(self, delivery: Delivery) -> ConsumerMessage:
+        # Always of the same generation: Faust would skip those that wait for an agent when
+        # the assignment changes, also of partitions that stay. A delivery has its own epoch.
         chunk = delivery.chunk
         tp = TP(chunk.topic, chunk.partition)
         return ConsumerMessage(

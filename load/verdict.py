@@ -1,0 +1,187 @@
+"""Did anything get lost, doubled or changed? What workers left in Kafka against what they must.
+
+What they must is one `Pipeline.step` over each whole partition of the input, without any
+worker. Partitions are judged one after the other, so that memory holds one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from load.records import iterate_topic
+from load.worker_process import load
+from worker.assets import asset_dir
+from worker.core.events import Chunk
+from worker.core.messages import Origin
+from worker.core.pipeline import Outputs, Pipeline
+from worker.core.state import PartitionState
+from worker.metrics import Metrics
+from worker.models.bundle import Bundle, load_bundle
+from worker.models.manifest import MANIFEST_NAME, MODEL_NAME
+from worker.transport.driver import Transport
+from worker.transport.processor import Destinations
+
+STREAMS = {
+    "anomalies": "topics.anomalies",
+    "late-events": "topics.late_events",
+    "dead-letters": "topics.dead_letters",
+}
+"""The pipeline's streams, and the settings that name their topics."""
+MAX_EXAMPLES = 5
+
+
+class Published(NamedTuple):
+    """One output: of which input offset, and a digest of its key and value."""
+
+    stream: str
+    offset: int
+    digest: bytes
+
+
+@dataclass
+class Verdict:
+    """What one application's workers left, against what they must have.
+
+    Attributes:
+        records: input records.
+        outputs: outputs that they must have given.
+        lost, duplicated: outputs too few and too many; a changed one is both.
+        state_identical: whether the restored state is the expected one, bit for bit.
+        examples: some of what is wrong, for a person.
+    """
+
+    records: int = 0
+    outputs: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    state_identical: bool = True
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def flawless(self) -> bool:
+        """Whether nothing differs."""
+        return not self.lost and not self.duplicated and self.state_identical
+
+
+class _About(msgspec.Struct):
+    """The part of an output that says which input record it is about."""
+
+    id: str = ""
+    origin: Origin | None = None
+
+
+_about = msgspec.json.Decoder(_About).decode
+
+
+def revealing_bundle(folder: Path) -> Path:
+    """Write a copy of the default bundle that calls every event an anomaly.
+
+    Then every input record shows in the outputs, so that none can be lost or applied
+    twice unseen; each anomaly also tells the window that it was judged by.
+
+    Returns:
+        The bundle's folder.
+    """
+    source = load_bundle("machine-health", asset_dir("models")).path
+    manifest = (source / MANIFEST_NAME).read_text(encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL_NAME).write_bytes((source / MODEL_NAME).read_bytes())
+    text, replaced = re.subn(r"(?m)^threshold = .*$", "threshold = 1.0", manifest)
+    assert replaced == 1
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    return folder
+
+
+def judge(
+    bundle: Bundle, source: str, applications: Sequence[Mapping[str, str]], partitions: int
+) -> list[Verdict]:
+    """Compare the outputs and state of applications that have scored the same topic.
+
+    Args:
+        source: their input topic.
+        applications: settings of each, as its workers had them.
+        partitions: of the input topic and of each output topic.
+    """
+    pipeline = Pipeline(bundle.spec, bundle.scoring, bundle.model)
+    verdicts = [Verdict() for _ in applications]
+    brokers = applications[0]["kafka.brokers"]
+    for partition in range(partitions):
+        records, expected, state = expect(pipeline, brokers, source, partition)
+        for verdict, settings in zip(verdicts, applications, strict=True):
+            verdict.records += records
+            verdict.outputs += expected.total()
+            _compare(verdict, expected, Counter(published(settings, partition)), partition)
+            rows = restored(settings, bundle, [partition])[partition].snapshot()
+            if rows != state.snapshot():
+                verdict.state_identical = False
+                verdict.examples.append(f"partition {partition}: the state differs")
+    return verdicts
+
+
+def expect(
+    pipeline: Pipeline, brokers: str, source: str, partition: int
+) -> tuple[int, Counter[Published], PartitionState]:
+    """What one step over a whole partition gives: number of records, outputs, state."""
+    records = list(iterate_topic(brokers, source, [partition]))
+    state = PartitionState(pipeline.spec)
+    chunk = Chunk(
+        source,
+        partition,
+        np.array([record.offset for record in records], np.int64),
+        np.array([record.timestamp_ms for record in records], np.int64),
+        [record.key for record in records],
+        [record.value for record in records],
+    )
+    outputs = pipeline.step(state, chunk)
+    return len(records), Counter(_published(*record) for record in outputs.records), state
+
+
+def published(settings: Mapping[str, str], partition: int) -> Iterator[Published]:
+    """What an application's committed output holds of one partition."""
+    for stream, key in STREAMS.items():
+        for record in iterate_topic(settings["kafka.brokers"], settings[key], [partition]):
+            yield _published(stream, record.key, record.value or b"")
+
+
+def restored(
+    settings: Mapping[str, str], bundle: Bundle, partitions: Sequence[int]
+) -> dict[int, PartitionState]:
+    """State from the changelog, as a starting worker restores it."""
+    app = SimpleNamespace(conf=SimpleNamespace(broker=None))
+    destinations = Destinations("", "", {})
+    transport = Transport(app, load(settings), _no_step, destinations, Metrics())
+    states = {partition: PartitionState(bundle.spec) for partition in partitions}
+    transport.restore(states, lambda _: True)
+    return states
+
+
+def _compare(
+    verdict: Verdict, expected: Counter[Published], found: Counter[Published], partition: int
+) -> None:
+    for name, difference in (("lost", expected - found), ("too many", found - expected)):
+        for output, count in sorted(difference.items())[:MAX_EXAMPLES]:
+            where = f"{output.stream} of partition {partition}, offset {output.offset}"
+            verdict.examples.append(f"{where}: {count} {name}")
+    verdict.lost += (expected - found).total()
+    verdict.duplicated += (found - expected).total()
+
+
+def _published(stream: str, key: bytes | None, value: bytes) -> Published:
+    about = _about(value)
+    offset = about.origin.offset if about.origin else int(about.id.rpartition("-")[2])
+    digest = hashlib.blake2b(repr(key).encode() + value, digest_size=16).digest()
+    return Published(stream, offset, digest)
+
+
+def _no_step(state: PartitionState, chunk: Chunk) -> Outputs:
+    raise AssertionError("only restoring is wanted here")
