@@ -1,16 +1,16 @@
-"""The promise: whatever ends a worker, outputs and state equal those of an undisturbed run."""
+"""The promise: whatever ends a worker, outputs and state equal those of an undisturbed run.
+
+See also tests/load/test_torture.py, where workers are killed, frozen and cut off.
+"""
 
 from __future__ import annotations
 
 import json
-import random
-import signal
 import time
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
-from load.local_kafka import LocalKafka
 from load.verdict import revealing_bundle
 from tests.support.kafka import committed_offsets, unique, wait_until
 from tests.transport.conftest import Feeder, Job, simulated
@@ -54,39 +54,6 @@ def restored(job: Job, settings: dict[str, str]) -> dict[int, dict[bytes, bytes]
         partition: dict(follower.reader.finish(0).snapshot())
         for partition, follower in followers.items()
     }
-
-
-def test_five_kill_9_under_load_change_neither_outputs_nor_state(job: Job) -> None:
-    records = simulated(job.bundle, 150_000)
-    settings = job.settings(unique("killed"))
-    app_id = settings["worker.app_id"]
-    moments = random.Random(11)
-    feeder = Feeder(job, records, events_per_s=7_000)
-    feeder.start()
-    for _ in range(5):
-        with job.worker(settings) as worker:
-            worker.wait_for_events(1, WAIT_S)
-            time.sleep(moments.uniform(0.05, 1.2))
-            worker.kill()
-    feeder.join(WAIT_S)
-    assert not feeder.is_alive()
-    with job.worker(settings) as worker:
-        worker.wait_until_healthy(WAIT_S)
-        wait_until_all_is_committed(job, app_id)
-        assert worker.terminate() == 0
-
-    undisturbed = job.settings(unique("undisturbed"))
-    with job.worker(undisturbed) as worker:
-        wait_until_all_is_committed(job, undisturbed["worker.app_id"])
-        assert worker.terminate() == 0
-
-    published, rows = job.expected()
-    assert sum(counts.total() for counts in published.values()) > 500
-    assert {stream for stream, _ in published} == {"anomalies", "late-events", "dead-letters"}
-    assert job.published(app_id) == published
-    assert job.published(undisturbed["worker.app_id"]) == published
-    assert restored(job, settings) == rows
-    assert restored(job, undisturbed) == rows
 
 
 def test_workers_that_come_and_go_hand_partitions_over_without_loss_or_repetition(
@@ -150,24 +117,6 @@ def test_a_second_process_of_the_same_instance_fences_the_first(job: Job) -> Non
     assert job.published(app_id) == job.expected()[0]
 
 
-def test_a_stopped_worker_whose_session_ended_is_fenced_when_it_wakes_up(job: Job) -> None:
-    settings = job.settings(unique("zombie"), kafka__client='{"session.timeout.ms": "6000"}')
-    app_id = settings["worker.app_id"]
-    feeder = Feeder(job, simulated(job.bundle, 60_000, seed=9), events_per_s=4_000)
-    feeder.start()
-    with job.worker(settings) as zombie:
-        zombie.wait_for_events(1, WAIT_S)
-        zombie.process.send_signal(signal.SIGSTOP)
-        with job.worker({**settings, "worker.instance_id": "1"}) as successor:
-            feeder.join(WAIT_S)
-            wait_until_all_is_committed(job, app_id)
-            zombie.process.send_signal(signal.SIGCONT)
-            assert zombie.process.wait(WAIT_S) == 75
-            assert successor.terminate() == 0
-    assert "Traceback" not in job.log(app_id)
-    assert job.published(app_id) == job.expected()[0]
-
-
 def test_at_least_once_may_repeat_but_loses_nothing(job: Job) -> None:
     settings = job.settings(unique("repeating"), worker__processing_guarantee="at_least_once")
     app_id = settings["worker.app_id"]
@@ -196,19 +145,3 @@ def test_at_least_once_may_repeat_but_loses_nothing(job: Job) -> None:
 def origins(records: Counter[tuple[bytes | None, bytes | None]]) -> set[int]:
     """Offsets of the events that late-event messages are about."""
     return {json.loads(value or b"")["origin"]["offset"] for _, value in records}
-
-
-def test_a_broker_restart_costs_time_and_nothing_else(job: Job, kafka: LocalKafka) -> None:
-    settings = job.settings(unique("outage"))
-    app_id = settings["worker.app_id"]
-    job.feed(simulated(job.bundle, 20_000, seed=12))
-    with job.worker(settings) as worker:
-        worker.wait_for_events(20_000, WAIT_S)
-        wait_until_all_is_committed(job, app_id)
-        kafka.restart()
-        job.feed(simulated(job.bundle, 20_000, seed=13))
-        wait_until_all_is_committed(job, app_id)
-        assert worker.terminate() == 0
-    published, rows = job.expected()
-    assert job.published(app_id) == published
-    assert restored(job, settings) == rows
