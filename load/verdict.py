@@ -20,7 +20,9 @@ import numpy as np
 
 from load.records import iterate_topic
 from load.worker_process import load
+from worker.app import state_limits
 from worker.assets import asset_dir
+from worker.core.changelog import StateReader
 from worker.core.events import Chunk
 from worker.core.messages import Origin
 from worker.core.pipeline import Outputs, Pipeline
@@ -30,6 +32,7 @@ from worker.models.bundle import Bundle, load_bundle
 from worker.models.manifest import MANIFEST_NAME, MODEL_NAME
 from worker.transport.driver import Transport
 from worker.transport.processor import Destinations
+from worker.transport.restore import Follower
 
 STREAMS = {
     "anomalies": "topics.anomalies",
@@ -113,10 +116,12 @@ def judge(
         partitions: of the input topic and of each output topic.
     """
     pipeline = Pipeline(bundle.spec, bundle.scoring, bundle.model)
+    limits = state_limits(load(applications[0]), bundle)
     verdicts = [Verdict() for _ in applications]
     brokers = applications[0]["kafka.brokers"]
     for partition in range(partitions):
-        records, expected, state = expect(pipeline, brokers, source, partition)
+        state = PartitionState(bundle.spec, limits=limits)
+        records, expected = expect(pipeline, state, brokers, source, partition)
         for verdict, settings in zip(verdicts, applications, strict=True):
             verdict.records += records
             verdict.outputs += expected.total()
@@ -129,11 +134,14 @@ def judge(
 
 
 def expect(
-    pipeline: Pipeline, brokers: str, source: str, partition: int
-) -> tuple[int, Counter[Published], PartitionState]:
-    """What one step over a whole partition gives: number of records, outputs, state."""
+    pipeline: Pipeline, state: PartitionState, brokers: str, source: str, partition: int
+) -> tuple[int, Counter[Published]]:
+    """Apply a whole partition in one step to ``state``.
+
+    Returns:
+        Number of records, and the outputs that they give.
+    """
     records = list(iterate_topic(brokers, source, [partition]))
-    state = PartitionState(pipeline.spec)
     chunk = Chunk(
         source,
         partition,
@@ -143,7 +151,7 @@ def expect(
         [record.value for record in records],
     )
     outputs = pipeline.step(state, chunk)
-    return len(records), Counter(_published(*record) for record in outputs.records), state
+    return len(records), Counter(_published(*record) for record in outputs.records)
 
 
 def published(settings: Mapping[str, str], partition: int) -> Iterator[Published]:
@@ -158,11 +166,15 @@ def restored(
 ) -> dict[int, PartitionState]:
     """State from the changelog, as a starting worker restores it."""
     app = SimpleNamespace(conf=SimpleNamespace(broker=None))
-    destinations = Destinations("", "", {})
-    transport = Transport(app, load(settings), _no_step, destinations, Metrics())
-    states = {partition: PartitionState(bundle.spec) for partition in partitions}
-    transport.restore(states, lambda _: True)
-    return states
+    loaded = load(settings)
+    transport = Transport(app, loaded, no_step, Destinations("", "", {}), Metrics())
+    limits = state_limits(loaded, bundle)
+    followers = {
+        partition: Follower(StateReader(bundle.spec, limits, f"partition {partition}"))
+        for partition in partitions
+    }
+    transport.restore(followers, lambda _: True)
+    return {partition: follower.reader.finish(0) for partition, follower in followers.items()}
 
 
 def _compare(
@@ -183,5 +195,6 @@ def _published(stream: str, key: bytes | None, value: bytes) -> Published:
     return Published(stream, offset, digest)
 
 
-def _no_step(state: PartitionState, chunk: Chunk) -> Outputs:
+def no_step(state: PartitionState, chunk: Chunk) -> Outputs:
+    """For a transport that only restores."""
     raise AssertionError("only restoring is wanted here")

@@ -44,6 +44,7 @@ LONGEST_PAUSE_S = 1.5
 OVERLAPPING = 0.3
 CATCH_UP_S = 600.0
 MACHINES = 200
+RETENTION_H = 2  # event time: machines with a silent fault are forgotten, and come back
 INTERVAL_S = 15.0
 EXPECTED_EXITS = {FencedError.exit_code, BrokerError.exit_code}
 """Of a worker that was cut off for longer than its session, or found no broker."""
@@ -373,4 +374,5 @@ def _settings(app_id: str, brokers: str, bundle: Path) -> dict[str, str]:
         "worker.app_id": app_id,
         "worker.instance_id": "0",
         "worker.bundle": str(bundle.resolve()),
+        "worker.machine_retention_h": str(RETENTION_H),
     }

@@ -9,23 +9,15 @@ import json
 import time
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
 
+from load import verdict
 from load.verdict import revealing_bundle
 from tests.support.kafka import committed_offsets, unique, wait_until
 from tests.transport.conftest import Feeder, Job, simulated
-from worker.core.changelog import StateReader
-from worker.core.events import Chunk
-from worker.core.pipeline import Outputs
-from worker.core.state import PartitionState
-from worker.metrics import Metrics
 from worker.models.bundle import load_bundle
-from worker.settings import load_settings
-from worker.transport.driver import Transport
-from worker.transport.processor import Destinations
-from worker.transport.restore import Follower
 
 WAIT_S = 60.0
+no_step = verdict.no_step
 
 
 def wait_until_all_is_committed(job: Job, app_id: str) -> None:
@@ -39,21 +31,10 @@ def wait_until_all_is_committed(job: Job, app_id: str) -> None:
     wait_until(done, f"{app_id} has committed all of {job.source}", WAIT_S)
 
 
-def no_step(state: PartitionState, chunk: Chunk) -> Outputs:
-    raise AssertionError("only restoring is tried")
-
-
 def restored(job: Job, settings: dict[str, str]) -> dict[int, dict[bytes, bytes]]:
     """The rows of a table that is restored from the changelog as a starting worker does it."""
-    app = SimpleNamespace(conf=SimpleNamespace(broker=None))
-    destinations = Destinations(job.source, "", {})
-    transport = Transport(app, load_settings(None, {}, settings), no_step, destinations, Metrics())
-    followers = {partition: Follower(StateReader(job.bundle.spec)) for partition in range(4)}
-    transport.restore(followers, lambda partition: True)
-    return {
-        partition: dict(follower.reader.finish(0).snapshot())
-        for partition, follower in followers.items()
-    }
+    states = verdict.restored(settings, job.bundle, range(4))
+    return {partition: dict(state.snapshot()) for partition, state in states.items()}
 
 
 def test_workers_that_come_and_go_hand_partitions_over_without_loss_or_repetition(
@@ -63,7 +44,7 @@ def test_workers_that_come_and_go_hand_partitions_over_without_loss_or_repetitio
     # chunks of partitions that stay are waiting for their turn.
     bundle = revealing_bundle(job.folder / "bundle")
     job = replace(job, bundle=load_bundle(bundle, job.folder))
-    job.feed(simulated(job.bundle, 100_000, seed=6))
+    job.feed(simulated(job.bundle, 40_000, seed=6))
     settings = job.settings(unique("rebalanced"), worker__bundle=str(bundle))
     app_id = settings["worker.app_id"]
     with job.worker(settings) as first:
