@@ -48,6 +48,12 @@ class Metrics:
         )
         for reason in DEAD_LETTER_REASONS:
             self._dead.labels(reason)
+        self._deleted_unread = Counter(
+            "events_lost_to_retention_total",
+            "Offsets of sensor-events that were deleted before they were read.",
+            ["partition"],
+            registry=registry,
+        )
         self._masked = Counter(
             "readings_masked_total",
             "Readings outside their channel's physical range.",
@@ -113,6 +119,10 @@ class Metrics:
     def on_committed(self, duration_s: float) -> None:
         """Record the time of a commit."""
         self._commit_s.observe(duration_s)
+
+    def on_deleted_unread(self, partition: int, offsets: int) -> None:
+        """Count what retention deleted before it was read."""
+        self._deleted_unread.labels(partition).inc(offsets)
 
     def on_restored(self, duration_s: float) -> None:
         """Record the time of a restore."""

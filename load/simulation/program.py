@@ -190,6 +190,10 @@ class Program:
         self._tell(f"has lost {partitions}")
         self.on_failed(self._processor.lose(partitions))
 
+    def on_deleted_unread(self, partition: int, offsets: int) -> None:
+        """Nothing is ever deleted here."""
+        raise AssertionError(f"{offsets} offsets of partition {partition} are gone")
+
     def on_failed(self, error: BaseException) -> None:
         """The polling thread ends."""
         self._fail(error)

@@ -120,6 +120,9 @@ class Owner:
     def on_lost(self, partitions: list[int]) -> None:
         raise AssertionError(f"lost {partitions}")
 
+    def on_deleted_unread(self, partition: int, offsets: int) -> None:
+        raise AssertionError(f"{offsets} records of partition {partition} are gone")
+
     def on_failed(self, error: BaseException) -> None:
         self.failed = error
 

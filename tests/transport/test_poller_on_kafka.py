@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from load.local_kafka import LocalKafka
@@ -31,6 +31,7 @@ class Listener:
         self.failed: list[BaseException] = []
         self.revoked: list[list[int]] = []
         self.assigned = threading.Event()
+        self.deleted: list[tuple[int, int]] = []
 
     def on_ready(self) -> None: ...
 
@@ -49,6 +50,9 @@ class Listener:
 
     def on_lost(self, partitions: list[int]) -> None:
         raise AssertionError(f"lost {partitions}")
+
+    def on_deleted_unread(self, partition: int, offsets: int) -> None:
+        self.deleted.append((partition, offsets))
 
     def on_failed(self, error: BaseException) -> None:
         self.failed.append(error)
@@ -148,6 +152,27 @@ def test_large_records_fill_the_buffer_by_their_bytes(
     assert poller._buffered_bytes < 1_000_000 + 10 * 50_000
     numbers = read_all(poller, 100)
     assert sorted(numbers[0] + numbers[1]) == list(range(100))
+
+
+def test_records_that_retention_deletes_before_they_are_read_are_counted_and_skipped(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller_module, "MAX_BUFFERED_EVENTS", 2_000)
+    monkeypatch.setattr(poller_module, "MAX_FETCH_EVENTS", 500)
+    group.feed(20_000)
+    poller, listener = group.start(**{"auto.offset.reset": "error"})
+    wait_until(lambda: poller._throttled, "the poller pauses", WAIT_S)
+    read_ahead = poller.sight().positions
+    admin = AdminClient({"bootstrap.servers": group.brokers}, logger=QUIET)
+    gone = [TopicPartition(group.topic, partition, 9_000) for partition in range(PARTITIONS)]
+    for future in admin.delete_records(gone).values():
+        future.result(WAIT_S)
+    numbers = read_all(poller, sum(read_ahead.values()) + PARTITIONS * 1_000)
+    for partition, end in read_ahead.items():
+        offsets = [*range(end), *range(9_000, 10_000)]
+        assert numbers[partition] == [PARTITIONS * offset + partition for offset in offsets]
+    assert sorted(listener.deleted) == [(p, 9_000 - end) for p, end in sorted(read_ahead.items())]
+    assert listener.failed == []
 
 
 def test_partitions_move_without_the_others_stopping(group: Group) -> None:

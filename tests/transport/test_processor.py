@@ -17,6 +17,7 @@ from worker.core.events import Chunk
 from worker.core.pipeline import Outputs, Record
 from worker.core.rows import LAYOUT_KEY
 from worker.core.state import PartitionState
+from worker.transport import processor as processor_module
 from worker.transport.delivery import Delivery
 from worker.transport.processor import Destinations, Processor
 
@@ -106,6 +107,19 @@ def test_a_commit_holds_the_rows_the_outputs_and_the_offsets_of_whole_chunks(
         ("commit", {3: 2}),
         ("committed",),
     ]
+
+
+def test_many_outputs_are_committed_at_once_so_that_no_transaction_grows_large(
+    processor: Processor, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor_module, "MAX_OUTPUTS_BYTES", 10)
+    own(processor, 0)
+    processor.apply(delivery(0, 0, 4)).result(WAIT_S)  # 2 bytes each
+    assert not any(call[0] == "commit" for call in notes.calls)
+    processor.apply(delivery(0, 4, 1)).result(WAIT_S)
+    assert notes.calls[-2:] == [("commit", {0: 5}), ("committed",)]
+    processor.apply(delivery(0, 5, 4)).result(WAIT_S)
+    assert notes.calls[-1] == ("applied", 0, 4)
 
 
 def test_nothing_new_is_not_committed(processor: Processor, notes: Notes) -> None:

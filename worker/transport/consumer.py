@@ -89,6 +89,10 @@ class Consumer(FaustConsumer):  # type: ignore[misc]
         # At once, before this member can be given anything in a new generation.
         self.on_failed(self._processor.lose(partitions))
 
+    def on_deleted_unread(self, partition: int, offsets: int) -> None:
+        """Count what retention took."""
+        self.transport.listener.on_deleted_unread(partition, offsets)
+
     def on_failed(self, error: BaseException) -> None:
         """Crash the app with the error."""
         self._processor.journal.note(f"the polling thread ends the worker: {error}")

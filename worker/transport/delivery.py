@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -12,6 +12,9 @@ import numpy as np
 from confluent_kafka import Message
 
 from worker.core.events import Chunk
+
+MAX_CHUNK_BYTES = 2 * 1024 * 1024
+"""More than 10,000 ordinary events have; it cuts what floods of large records would give."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,38 @@ def by_partition(messages: Iterable[Message]) -> Mapping[int, list[Message]]:
 
 
 def chunks_by_partition(topic: str, messages: Iterable[Message]) -> Iterator[Chunk]:
-    """Sort fetched messages into one chunk a partition."""
+    """Sort fetched messages into chunks of one partition, ``MAX_CHUNK_BYTES`` or one record each.
+
+    What a chunk gives goes into one transaction, which must be sent before it times out.
+    """
     for partition, group in by_partition(messages).items():
-        yield Chunk(
-            topic=topic,
-            partition=partition,
-            offsets=np.array([message.offset() for message in group], np.int64),
-            timestamps_ms=np.array([message.timestamp()[1] for message in group], np.int64),
-            keys=[message.key() for message in group],
-            values=[message.value() for message in group],
-        )
+        keys: list[bytes | None] = [message.key() for message in group]
+        values: list[bytes | None] = [message.value() for message in group]
+        offsets = np.array([message.offset() for message in group], np.int64)
+        timestamps_ms = np.array([message.timestamp()[1] for message in group], np.int64)
+        for begin, end in _cuts(keys, values):
+            yield Chunk(
+                topic=topic,
+                partition=partition,
+                offsets=offsets[begin:end],
+                timestamps_ms=timestamps_ms[begin:end],
+                keys=keys[begin:end],
+                values=values[begin:end],
+            )
+
+
+def _cuts(
+    keys: Sequence[bytes | None], values: Sequence[bytes | None]
+) -> Iterator[tuple[int, int]]:
+    """Ranges of records that together have at most ``MAX_CHUNK_BYTES``, or are one record."""
+    if sum(map(len, filter(None, chain(keys, values)))) <= MAX_CHUNK_BYTES:
+        yield 0, len(keys)
+        return
+    begin, size_bytes = 0, 0
+    for row, (key, value) in enumerate(zip(keys, values, strict=True)):
+        record_bytes = len(key or b"") + len(value or b"")
+        if row > begin and size_bytes + record_bytes > MAX_CHUNK_BYTES:
+            yield begin, row
+            begin, size_bytes = row, 0
+        size_bytes += record_bytes
+    yield begin, len(keys)

@@ -14,9 +14,10 @@ from faust.transport import base
 
 from worker.kafka_config import create_tuned
 from worker.settings import Settings
+from worker.transport.assignment import PollerListener
 from worker.transport.consumer import Consumer
 from worker.transport.observe import Ends, Observer
-from worker.transport.poller import Poller, PollerListener
+from worker.transport.poller import Poller
 from worker.transport.processor import Destinations, Processor, ProcessorListener, Step
 from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer, Publisher
 from worker.transport.restore import Follower, restore
@@ -34,6 +35,9 @@ class Listener(ProcessorListener, Protocol):
 
     def on_restored(self, duration_s: float) -> None:
         """Partitions were restored from the changelog."""
+
+    def on_deleted_unread(self, partition: int, offsets: int) -> None:
+        """Retention deleted records before they were read."""
 
 
 class Transport(base.Transport):  # type: ignore[misc]
@@ -98,7 +102,8 @@ class Transport(base.Transport):  # type: ignore[misc]
                 "group.instance.id": f"{worker.app_id}-{worker.instance_id}",
                 "session.timeout.ms": SESSION_TIMEOUT_MS,
                 "partition.assignment.strategy": "cooperative-sticky",
-                "auto.offset.reset": "earliest",
+                # Records that are gone are told and counted before reading goes on after them.
+                "auto.offset.reset": "error",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "enable.partition.eof": True,

@@ -17,15 +17,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from worker.core.errors import BrokerError, FencedError, TopicError
 from worker.kafka_config import describe, is_passing, retried
+from worker.transport.assignment import Assignment, PollerListener, Sight
+from worker.transport.backlog import Backlog
 from worker.transport.delivery import Delivery, chunks_by_partition
+from worker.transport.retention import first_readable
 
 log = logging.getLogger(__name__)
 
@@ -44,49 +46,6 @@ LAG_EVERY_S = 1.0
 LEAVE_DEADLINE_S = 10.0
 
 _TOPIC_ERRORS = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One period of owning a partition, and the committed offset it starts from."""
-
-    epoch: int
-    offset: int
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What the watchdog sees of the thread.
-
-    Attributes:
-        turns: grows while the thread is alive and not blocked.
-        drained: how often everything that had been fetched was taken from the client.
-        positions: where reading is, transaction markers included, by partition that flows.
-    """
-
-    turns: int
-    drained: int
-    buffered_events: int
-    positions: dict[int, int]
-
-
-class PollerListener(Protocol):
-    """What the polling thread tells its owner; all calls come on that thread."""
-
-    def on_ready(self) -> None:
-        """Deliveries can be taken."""
-
-    def on_assignment_changed(self) -> None:
-        """``Poller.assignments`` has other partitions than before."""
-
-    def on_revoking(self, partitions: list[int]) -> Future[None]:
-        """The partitions go to another member as soon as the future is done."""
-
-    def on_lost(self, partitions: list[int]) -> None:
-        """The partitions already belong to another member."""
-
-    def on_failed(self, error: BaseException) -> None:
-        """The thread has ended."""
 
 
 class Poller(threading.Thread):
@@ -109,6 +68,7 @@ class Poller(threading.Thread):
         self._requests: SimpleQueue[tuple[Future[Any], Callable[[Consumer], Any]]] = SimpleQueue()
         self._lag: dict[int, int] = {}
         self._lag_read_s = 0.0
+        self._backlog = Backlog()
         self._leaving = threading.Event()
         self._ended = threading.Event()
         self._turns = self._drained = 0
@@ -236,6 +196,7 @@ class Poller(threading.Thread):
             )
             lag[partition] = max(0, end - max(position, self._at_end.get(partition, 0)))
         self._lag = lag
+        self._backlog.look(sum(lag.values()))
 
     def _poll(self) -> None:
         if self._has_room():
@@ -297,7 +258,10 @@ class Poller(threading.Thread):
             return True
         if error.code() == KafkaError._PARTITION_EOF:
             # Beyond the last record there may be markers of transactions: nothing to wait for.
-            self._at_end[message.partition()] = message.offset()  # type: ignore[index,assignment]
+            self._at_end[_number(message.partition())] = _number(message.offset())
+            return False
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._skip_deleted(_number(message.partition()))
             return False
         if error.code() in _TOPIC_ERRORS:
             raise TopicError(
@@ -322,26 +286,8 @@ class Poller(threading.Thread):
             if partition.error is not None:
                 raise KafkaException(partition.error)
             self._turns += 1
-            earliest, end = retried(
-                lambda p=partition: consumer.get_watermark_offsets(p, timeout=BROKER_DEADLINE_S),  # type: ignore[misc]
-                BROKER_DEADLINE_S,
-            )
-            if partition.offset > end:
-                raise TopicError(
-                    f"topic {self._topic!r}: partition {partition.partition} ends at {end}, but "
-                    f"{partition.offset} was read before: it was deleted and created again; give "
-                    "the worker another worker.app_id."
-                )
-            if 0 <= partition.offset < earliest:
-                log.error(
-                    "partition %d: offsets %d to %d were deleted by retention before they were "
-                    "read; raise retention.ms of topic %s",
-                    partition.partition,
-                    partition.offset,
-                    earliest - 1,
-                    self._topic,
-                )
-            partition.offset = max(partition.offset, earliest)
+            number = _number(partition.partition)
+            partition.offset = self._first_readable(number, partition.offset)
         consumer.incremental_assign(committed)
         # Nothing may be fetched before the partition's state is there; open() resumes it.
         consumer.pause(committed)
@@ -352,6 +298,29 @@ class Poller(threading.Thread):
                 self._positions[partition.partition] = partition.offset
         log.info("assigned partitions %s", sorted(p.partition for p in partitions))
         self._listener.on_assignment_changed()
+
+    def _first_readable(self, partition: int, position: int) -> int:
+        ends = retried(
+            lambda: self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, partition), timeout=BROKER_DEADLINE_S
+            ),
+            BROKER_DEADLINE_S,
+        )
+        return first_readable(
+            self._topic, partition, position, ends, self._listener.on_deleted_unread
+        )
+
+    def _skip_deleted(self, partition: int) -> None:
+        """Go on after the records that were deleted while this worker was behind."""
+        position = self._positions.get(partition)
+        if position is None:
+            return
+        offset = self._first_readable(partition, position)
+        # The client has stopped this partition, and only takes it up when it is assigned anew.
+        self._consumer.incremental_unassign([TopicPartition(self._topic, partition)])
+        self._consumer.incremental_assign([TopicPartition(self._topic, partition, offset)])
+        if self._throttled or partition not in self._open:
+            self._consumer.pause([TopicPartition(self._topic, partition)])
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = sorted(partition.partition for partition in partitions)
@@ -411,6 +380,11 @@ class Poller(threading.Thread):
 
 def _not_a_member() -> BrokerError:
     return BrokerError("the worker is no member of its consumer group any more.")
+
+
+def _number(value: int | None) -> int:
+    assert value is not None  # the client's types allow what it never hands out
+    return value
 
 
 def _is_fenced(error: KafkaError) -> bool:

@@ -25,6 +25,10 @@ from worker.transport.producer import GroupMember
 
 T = TypeVar("T")
 
+MAX_OUTPUTS_BYTES = 4 * 1024 * 1024
+"""Commit at once when so much is waiting for it: a transaction must be sent within 30 s also
+when outputs flow slowly, and what it may have to repeat is kept in memory."""
+
 Step = Callable[[PartitionState, Chunk], Outputs]
 
 
@@ -101,6 +105,7 @@ class Processor:
         self._listener = listener
         self._group: GroupMember | None = None
         self._uncommitted: dict[int, int] = {}
+        self._outputs_bytes = 0
         self._failure: BaseException | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="processor")
 
@@ -201,9 +206,12 @@ class Processor:
             # The source's partition, not a hash of the key: the same in every run, also
             # for records without a key, and a machine's records stay in order.
             self._publish(topic, partition % partitions, record.key, record.value)
+            self._outputs_bytes += len(record.value)
         self._uncommitted[partition] = owned.state.next_offset
         self.journal.repeat(f"applied partition {partition}", f"up to {delivery.end}")
         self._listener.on_applied(partition, outputs, time.perf_counter() - started_s)
+        if self._outputs_bytes >= MAX_OUTPUTS_BYTES:
+            self._commit()
 
     def _commit(self) -> None:
         if not self._uncommitted:
@@ -221,6 +229,7 @@ class Processor:
         self._publisher.commit(self._group, offsets)
         self.journal.repeat("committed", f"offsets {self._uncommitted}")
         self._uncommitted.clear()
+        self._outputs_bytes = 0
         self.moves += 1
         self.commits += 1
         self._listener.on_committed(time.perf_counter() - started_s)

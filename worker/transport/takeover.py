@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from worker.transport.poller import Assignment, Poller
+from worker.transport.assignment import Assignment
+from worker.transport.poller import Poller
 from worker.transport.processor import Processor
 from worker.transport.restore import Follower
 
