@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker.core.messages import DEAD_LETTER_REASONS
 from worker.core.pipeline import Outputs
-from worker.metrics import Metrics
+from worker.metrics import TELL_OF_REFUSALS_EVERY_S, Metrics
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -74,3 +75,41 @@ def test_commits_restores_and_the_model_are_shown() -> None:
     assert seen["restore_duration_seconds_sum", ()] == 1.5
     labels = (("framework", "onnxruntime 1.32.0"), ("version", "machine-health/1.0.0"))
     assert seen["model_info", labels] == 1
+
+
+def test_machines_are_shown_for_owned_partitions_only() -> None:
+    metrics = Metrics()
+    owned = {0: 700, 1: 3}
+    metrics.watch_machines(lambda: owned)
+    assert samples(metrics)["machines", (("partition", "0"),)] == 700
+    owned.pop(0)
+    assert ("machines", (("partition", "0"),)) not in samples(metrics)
+
+
+def test_what_retention_took_is_counted() -> None:
+    metrics = Metrics()
+    metrics.on_deleted_unread(2, 400)
+    metrics.on_deleted_unread(2, 1)
+    assert samples(metrics)["events_lost_to_retention_total", (("partition", "2"),)] == 401
+
+
+def test_machines_beyond_the_limit_are_told_at_once_and_then_seldom(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now_s = [50.0]
+    metrics = Metrics(clock_s=lambda: now_s[0])
+    refused = Outputs(events=8, dead=Counter({"too-many-machines": 8}))
+    metrics.on_applied(1, Outputs(events=3, dead=Counter({"empty": 3})), 0.0)
+    assert not caplog.records
+    metrics.on_applied(1, refused, 0.0)
+    for _ in range(100):
+        now_s[0] += 5.0
+        metrics.on_applied(2, refused, 0.0)
+    assert len(caplog.records) == 1
+    assert "partitions [1]" in caplog.messages[0]
+    assert ": 8 events" in caplog.messages[0]
+    now_s[0] += TELL_OF_REFUSALS_EVERY_S
+    metrics.on_applied(1, refused, 0.0)
+    assert len(caplog.records) == 2
+    assert "partitions [1, 2]" in caplog.messages[1]
+    assert ": 808 events" in caplog.messages[1]

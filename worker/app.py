@@ -115,6 +115,9 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
     add_scoring_agent(app, app.topic(settings.topics.sensor_events), processor)
     # Faust makes the consumer when the app starts, so these must find it at each call.
     metrics.watch_lag(lambda: app.consumer.lag())  # noqa: PLW0108
+    metrics.watch_machines(
+        lambda: {partition: len(owned.state) for partition, owned in processor.owned.copy().items()}
+    )
     ready = lambda: app.consumer.ready()  # noqa: E731, PLW0108
     app.watchdog = Watchdog(
         settings.worker.stall_timeout_s, app.transport.observations, processor.journal

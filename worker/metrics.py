@@ -1,10 +1,13 @@
 """The worker's Prometheus metrics, one registry per app.
 
-Names follow Prometheus' conventions (base units, ``_total`` for counters).
+Names follow Prometheus' conventions (base units, ``_total`` for counters). What nobody may
+miss because no dashboard shows it is logged as well, seldom: machines beyond the limit.
 """
 
 from __future__ import annotations
 
+import collections
+import logging
 import time
 from collections.abc import Callable, Mapping
 
@@ -15,6 +18,9 @@ from prometheus_client.process_collector import ProcessCollector
 from worker.core.messages import DEAD_LETTER_REASONS
 from worker.core.pipeline import Outputs
 
+log = logging.getLogger(__name__)
+
+TELL_OF_REFUSALS_EVERY_S = 600.0
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _COMMIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _RESTORE_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -26,7 +32,8 @@ class Metrics:
     Its ``on_*`` methods may be called from any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -87,9 +94,13 @@ class Metrics:
             ["partition"],
             registry=registry,
         )
+        self._machines = Gauge("machines", "Machines with state.", ["partition"], registry=registry)
         self._model = Info("model", "The model in use.", registry=registry)
         self._newest_time_s: dict[int, float] = {}
         self._read_lag: Callable[[], Mapping[int, int]] = dict
+        self._count_machines: Callable[[], Mapping[int, int]] = dict
+        self._refused: collections.Counter[int] = collections.Counter()
+        self._told_of_refusals_s = -TELL_OF_REFUSALS_EVERY_S
 
     def set_model(self, version: str, framework: str) -> None:
         """Fill ``model_info``."""
@@ -99,6 +110,10 @@ class Metrics:
         """Ask ``read_lag`` for the lag of each owned partition at every scrape."""
         self._read_lag = read_lag
 
+    def watch_machines(self, count: Callable[[], Mapping[int, int]]) -> None:
+        """Ask ``count`` for the machines of each owned partition at every scrape."""
+        self._count_machines = count
+
     def on_applied(self, partition: int, outputs: Outputs, duration_s: float) -> None:
         """Count what a chunk gave."""
         self._events.labels(partition).inc(outputs.events)
@@ -107,6 +122,8 @@ class Metrics:
         self._late.inc(outputs.late)
         for reason, count in outputs.dead.items():
             self._dead.labels(reason).inc(count)
+        if refused := outputs.dead["too-many-machines"]:
+            self._tell_of_refusals(partition, refused)
         for channel, count in outputs.masked.items():
             self._masked.labels(channel).inc(count)
         if outputs.newest_time_us >= 0:
@@ -138,4 +155,22 @@ class Metrics:
             if partition in self._newest_time_s:
                 lag_s = time.time() - self._newest_time_s[partition]
                 self._event_time_lag_s.labels(partition).set(lag_s)
+        self._machines.clear()
+        for partition, machines in self._count_machines().items():
+            self._machines.labels(partition).set(machines)
         return generate_latest(self.registry)
+
+    def _tell_of_refusals(self, partition: int, events: int) -> None:
+        self._refused[partition] += events
+        now_s = self._clock_s()
+        if now_s - self._told_of_refusals_s < TELL_OF_REFUSALS_EVERY_S:
+            return
+        self._told_of_refusals_s = now_s
+        log.warning(
+            "partitions %s have as many machines as worker.max_machines allows: %d events of "
+            "further ones went to dead-letters since this was last said; look there for a gateway "
+            "that invents machine ids, or raise the limit",
+            sorted(self._refused),
+            self._refused.total(),
+        )
+        self._refused.clear()
