@@ -88,6 +88,9 @@ SEED ?=
 .PHONY: simulate
 simulate: $(STAMP_DEV) ## Run the worker on a simulated broker under seeded faults (SEEDS=5000, SEEDS=100-199; SEED=7: its trace)
 	@exec $(BIN)/python -m load.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+.PHONY: bench-restart
+bench-restart: $(STAMP_DEV) kafka-jars ## Measure restart and memory with 10,000 and 100,000 machines (ARGS="--machines 10000")
+	@exec $(BIN)/python -m load.restart $(ARGS)
 
 .PHONY: train-default-model
 train-default-model: $(STAMP_DEV) ## Train a new version of the default bundle on healthy simulated machines

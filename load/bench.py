@@ -13,21 +13,16 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer
 from rich.console import Console
 from rich.table import Table
 
+from load.benchmark import console, publish, stage, worker_settings
 from load.local_kafka import LocalKafka
+from load.restart import measure
 from load.worker_process import WorkerProcess, create_topics
-from worker.assets import asset_dir
-from worker.models.bundle import load_bundle
-from worker.simulator import FaultRates, Simulator
 
 BUILD = Path("build")
 LOG = BUILD / "bench-worker.log"
@@ -35,62 +30,6 @@ DEADLINE_S = 300.0
 LOOK_EVERY_S = 0.25
 """Often enough for a rate, seldom enough not to be what is measured."""
 PARTITIONS = 4
-RESTORE_MACHINES = 10_000
-RESTORE_MINUTES = 66
-US_PER_S = 1_000_000
-console = Console(stderr=True)
-
-
-@contextmanager
-def stage(text: str) -> Iterator[None]:
-    """Say what is going on."""
-    console.print(f"[dim]{text} ...[/dim]")
-    yield
-
-
-def publish(
-    brokers: str, topic: str, machines: int, interval_s: float, events: int, seed: int = 1
-) -> float:
-    """Publish simulated events of the last hours; returns their mean size in bytes."""
-    producer = Producer(
-        {
-            "bootstrap.servers": brokers,
-            "linger.ms": 20,
-            "compression.type": "lz4",
-            "queue.buffering.max.messages": 1_000_000,
-            "partitioner": "murmur2_random",
-        }
-    )
-    span_us = int(events / machines * interval_s * US_PER_S)
-    start_us = int(time.time() * US_PER_S) - span_us - 120 * US_PER_S
-    spec = load_bundle("machine-health", asset_dir("models")).spec
-    simulator = Simulator(
-        spec,
-        machines=machines,
-        interval_s=interval_s,
-        start_us=start_us,
-        seed=seed,
-        faults=FaultRates.none(),
-    )
-    sent = size = 0
-    until_us = start_us
-    while sent < events:
-        until_us += int(20_000 / machines * interval_s * US_PER_S)
-        for key, value in simulator.advance(until_us):
-            while True:
-                try:
-                    producer.produce(topic, value, key)
-                    break
-                except BufferError:
-                    producer.poll(0.1)
-            sent += 1
-            size += len(value)
-            if sent == events:
-                break
-        producer.poll(0)
-    if producer.flush(60):
-        raise SystemExit("Kafka did not take all events")
-    return size / sent
 
 
 def worker_rate(
@@ -98,8 +37,8 @@ def worker_rate(
 ) -> dict[str, float]:
     """Events/s of a fresh worker over the middle of the run, and its shares of time."""
     app_id = f"bench-{guarantee.replace('_', '-')}-{round_}"
-    create_topics(_settings(brokers, topic, app_id))
-    settings = {**_settings(brokers, topic, app_id), "worker.processing_guarantee": guarantee}
+    create_topics(worker_settings(brokers, topic, app_id))
+    settings = {**worker_settings(brokers, topic, app_id), "worker.processing_guarantee": guarantee}
     with WorkerProcess(settings, LOG) as worker:
         samples = worker.wait_for_events(events, DEADLINE_S, LOOK_EVERY_S)
 
@@ -138,36 +77,6 @@ def bare_rate(brokers: str, topic: str, events: int, round_: int) -> dict[str, A
     return result
 
 
-def _settings(brokers: str, topic: str, app_id: str) -> dict[str, str]:
-    return {
-        "kafka.brokers": brokers,
-        "topics.sensor_events": topic,
-        "worker.app_id": app_id,
-        "worker.instance_id": "bench",
-    }
-
-
-def restore_times(brokers: str) -> dict[str, float]:
-    """Kill a worker that holds 10,000 machines; time the next one's first scored event."""
-    topic = "bench-restore"
-    settings = _settings(brokers, topic, topic)
-    create_topics(settings)
-    events = RESTORE_MACHINES * RESTORE_MINUTES
-    with stage(f"publishing {events} events of {RESTORE_MACHINES} machines, one a minute"):
-        publish(brokers, topic, RESTORE_MACHINES, 60.0, events)
-    with WorkerProcess(settings, LOG) as worker:
-        worker.wait_for_events(events, DEADLINE_S)
-        time.sleep(1.0)  # until the last commit
-        worker.kill()
-    publish(brokers, topic, RESTORE_MACHINES, 60.0, RESTORE_MACHINES, seed=2)
-    with WorkerProcess(settings, LOG) as worker:
-        end_s, metrics = worker.wait_for_events(1, DEADLINE_S)[-1]
-    return {
-        "restart_10k_machines_s": end_s - worker.started_s,
-        "restore_10k_machines_s": metrics["restore_duration_seconds_sum"],
-    }
-
-
 def report(rows: list[dict[str, Any]], restart: dict[str, float], path: Path) -> None:
     """Print the table and write the JSON file."""
     by_name = {row["name"]: row for row in rows}
@@ -188,7 +97,7 @@ def report(rows: list[dict[str, Any]], restart: dict[str, float], path: Path) ->
         )
     Console().print(table)
     print(
-        f"restart after kill -9 with {RESTORE_MACHINES} machines: first scored event after "
+        "restart after kill -9 with 10,000 machines: first scored event after "
         f"{restart['restart_10k_machines_s']:.2f} s, of which restore "
         f"{restart['restore_10k_machines_s']:.2f} s"
     )
@@ -218,7 +127,7 @@ def main() -> None:
     BUILD.mkdir(exist_ok=True)
     with LocalKafka(heap_mb=1024) as kafka:
         brokers, topic = kafka.bootstrap_servers, "bench-events"
-        create_topics(_settings(brokers, topic, "bench"))
+        create_topics(worker_settings(brokers, topic, "bench"))
         with stage(f"publishing {options.events} events of {options.machines} machines"):
             size = publish(brokers, topic, options.machines, 2.4, options.events)
         console.print(f"[dim]mean size {size:.0f} bytes[/dim]")
@@ -235,9 +144,17 @@ def main() -> None:
             console.print({name: round(done[-1]["events_per_s"]) for name, done in runs.items()})
         report(
             [_summary(name, done) for name, done in runs.items()],
-            restore_times(brokers),
+            _restart_10k(brokers),
             BUILD / "bench.json",
         )
+
+
+def _restart_10k(brokers: str) -> dict[str, float]:
+    restart = measure(brokers, 10_000, LOG)
+    return {
+        "restart_10k_machines_s": restart.first_event_s,
+        "restore_10k_machines_s": restart.restore_s,
+    }
 
 
 def _summary(name: str, done: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.core.arrays import zeros_on_demand
 from worker.core.channels import ChannelSpec, format_duration
 from worker.core.errors import StateError
 from worker.core.rows import LAYOUT_KEY, Layout, Row, checks
@@ -53,7 +54,7 @@ class StateReader:
         self._slot_names = [b"%d" % slot for slot in range(spec.slots)]
         self._index: dict[bytes, int] = {}
         # One machine a row, one slot a column; all zero where there is nothing.
-        self._records = np.zeros((_INITIAL_MACHINES, spec.slots), self._layout.dtype)
+        self._records = zeros_on_demand((_INITIAL_MACHINES, spec.slots), self._layout.dtype)
         self._unread: dict[bytes, _Unread] = {}
 
     def read(self, rows: Sequence[Row], offsets: Sequence[int]) -> None:
@@ -136,7 +137,9 @@ class StateReader:
     def _position(self, machine_id: bytes) -> int:
         machine = self._index.setdefault(machine_id, len(self._index))
         if machine >= len(self._records):
-            grown = np.zeros((machine + machine // 2, self._records.shape[1]), self._layout.dtype)
+            grown = zeros_on_demand(
+                (machine + machine // 2, self._records.shape[1]), self._layout.dtype
+            )
             grown[:machine] = self._records
             self._records = grown
         return machine

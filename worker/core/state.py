@@ -6,8 +6,6 @@ state is read back from a changelog is :mod:`worker.core.changelog`'s business.
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core import windows
+from worker.core.arrays import zeros_on_demand
 from worker.core.channels import ChannelSpec
 from worker.core.rows import LAYOUT_KEY, Layout, Row
 
@@ -217,29 +216,16 @@ class PartitionState:
         fresh: dict[str, NDArray[Any]] = {
             "_newest_us": np.full(capacity, windows.EMPTY, np.int64),
             "_heard_us": np.full(capacity, windows.EMPTY, np.int64),
-            "_panes": _zeros((capacity, slots), np.uint32),
-            "_counts": _zeros((capacity, slots, channels), np.uint32),
-            "_moments": _zeros((capacity, slots, channels, 2), np.float64),
-            "_extremes": _zeros((capacity, slots, channels, 2), np.float32),
+            "_panes": zeros_on_demand((capacity, slots), np.uint32),
+            "_counts": zeros_on_demand((capacity, slots, channels), np.uint32),
+            "_moments": zeros_on_demand((capacity, slots, channels, 2), np.float64),
+            "_extremes": zeros_on_demand((capacity, slots, channels, 2), np.float32),
             "_closed_before": np.full(capacity, windows.EMPTY, np.int64),
-            "_closed": _zeros((capacity, channels, windows.STATS), np.float64),
-            "_dirty": _zeros((capacity, slots), np.bool_),
+            "_closed": zeros_on_demand((capacity, channels, windows.STATS), np.float64),
+            "_dirty": zeros_on_demand((capacity, slots), np.bool_),
         }
         for name, array in fresh.items():
             if old:
                 array[:old] = getattr(self, name)
             setattr(self, name, array)
         self._capacity = capacity
-
-
-def _zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """An array whose memory is taken when it is first written, and given back with the array.
-
-    NumPy's own goes through an allocator that keeps what growing arrays leave behind, which
-    took half as much memory again.
-    """
-    size = math.prod(shape)
-    memory = mmap.mmap(
-        -1, size * np.dtype(dtype).itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    )
-    return np.frombuffer(memory, dtype, size).reshape(shape)

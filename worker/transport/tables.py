@@ -9,6 +9,7 @@ crash the app.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 service_log = logging.getLogger(f"faust.{__name__}")  # life-cycle messages of Faust services
+
+
+def give_back_freed_memory() -> None:
+    """Return what restoring has freed to the system; glibc would keep hundreds of megabytes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+    if trim is not None:
+        trim(0)
 
 
 class StateTable(faust.Table):  # type: ignore[misc]
@@ -137,6 +145,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         )
         if restored is None:
             return
+        await self.loop.run_in_executor(None, give_back_freed_memory)
         transport.listener.on_restored(restored.duration_s)
         done = (
             f"restored {restored.rows} rows of {restored.machines} machines in partitions "
