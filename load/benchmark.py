@@ -10,7 +10,7 @@ from itertools import islice
 from rich.console import Console
 
 from load.feed import events as simulated_events
-from load.feed import make_producer
+from load.feed import make_producer, send
 from worker.assets import asset_dir
 from worker.core.channels import US_PER_S
 from worker.models.bundle import load_bundle
@@ -39,7 +39,7 @@ def publish(
     brokers: str, topic: str, machines: int, interval_s: float, events: int, seed: int = 1
 ) -> float:
     """Publish simulated events of the last hours; returns their mean size in bytes."""
-    producer = make_producer(brokers, {"linger.ms": 20})
+    producer = make_producer(brokers)
     span_us = int(events / machines * interval_s * US_PER_S)
     made = simulated_events(
         load_bundle("machine-health", asset_dir("models")).spec,
@@ -49,15 +49,12 @@ def publish(
         seed=seed,
         troubled=False,
     )
-    size = 0
-    for key, value in islice(made, events):
-        while True:
-            try:
-                producer.produce(topic, value, key)
-                break
-            except BufferError:
-                producer.poll(0.1)
-        size += len(value)
+    size = sent = 0
+    while sent < events:
+        batch = list(islice(made, min(10_000, events - sent)))
+        send(producer, topic, batch)
+        sent += len(batch)
+        size += sum(len(value) for _, value in batch)
     if producer.flush(60):
         raise SystemExit("Kafka did not take all events")
     return size / events
