@@ -20,6 +20,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from worker.core.errors import BrokerError, FencedError
 from worker.core.messages import Origin, Replay, encode, format_time_us, record_id
@@ -32,6 +33,7 @@ ATTEMPT_HEADER = "driftdetector-replay-attempt"
 LETTER_HEADER = "driftdetector-replay-of"
 MAX_ATTEMPTS = 3
 DEADLINE_S = 30.0
+TRIES = 3
 MAX_BATCH = 500
 TRANSACTION_TIMEOUT_MS = 10_000
 """How long a killed replay may hold back the workers; a repeated command ends it at once."""
@@ -211,55 +213,76 @@ class Replayer:
         for batch in _batches(events, min(MAX_BATCH, rate_per_s)):
             # A transaction holds back readers of the input, so all waiting is outside of it.
             time.sleep(max(0.0, begun_s + self.published / rate_per_s - time.monotonic()))
-            left = batch
-            while left:
-                too_long = self._publish(left)
-                tally.events -= len(too_long)
-                for event in too_long:
-                    tally.skipped[f"longer than {self._source} allows"] += 1
-                    tally.reasons[event.letter.reason] -= 1
-                if not too_long:
-                    break
-                left = [event for event in left if event not in too_long]
-            self.published += len(left)
+            too_long = self._publish_in_parts(batch)
+            for event in too_long:
+                tally.events -= 1
+                tally.reasons[event.letter.reason] -= 1
+                tally.skipped[f"longer than {self._source} allows"] += 1
+            self.published += len(batch) - len(too_long)
             on_published(self.published)
+
+    def _is_fenced(self) -> bool:
+        """Whether another replay has begun: errors of single records do not tell."""
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as error:
+            return error.args[0].code() in _FENCED
+        return False
 
     def so_far(self) -> str:
         """What is done, for a person whose replay ended early."""
         return f"{self.published:,} events were published; the same command goes on with the rest"
 
-    def _publish(self, batch: list[Event]) -> list[Event]:
-        """Publish events and their marks in one transaction.
+    def _publish_in_parts(self, batch: list[Event]) -> list[Event]:
+        """Publish events, in smaller transactions where some of them are too long.
+
+        Kafka refuses all that was sent together, so that halving finds the long ones.
 
         Returns:
-            Events that are too long for the topic; where there are any, none was published.
+            Those that are too long for the topic.
         """
+        if self._publish(batch):
+            return []
+        if len(batch) == 1:
+            return batch
+        middle = len(batch) // 2
+        return self._publish_in_parts(batch[:middle]) + self._publish_in_parts(batch[middle:])
+
+    def _publish(self, batch: list[Event]) -> bool:
+        """Publish events and their marks in one transaction; not where any event is too long.
+
+        Returns:
+            Whether they were published.
+        """
+        repeated = Retrying(
+            retry=retry_if_exception(_is_abortable), stop=stop_after_attempt(TRIES), reraise=True
+        )
         with self._explained():
-            self._producer.begin_transaction()
-            try:
-                reports = self._send_events(batch)
-                too_long = [
-                    event
-                    for event, report in zip(batch, reports, strict=True)
-                    if report.error and report.error.code() == KafkaError.MSG_SIZE_TOO_LARGE
-                ]
-                if too_long:
-                    self._producer.abort_transaction(DEADLINE_S)
-                    return too_long
-                replays = self._send_marks(batch, reports)
-                retried(lambda: self._producer.commit_transaction(DEADLINE_S), DEADLINE_S)
-            except BaseException:
-                self._abort()
-                raise
-        for replay in replays:
+            replays: list[Replay] | None = repeated(self._transact, batch)
+        for replay in replays or ():
             self._replays.add(replay)
-        return []
+        return replays is not None
+
+    def _transact(self, batch: list[Event]) -> list[Replay] | None:
+        self._producer.begin_transaction()
+        try:
+            reports = self._send_events(batch)
+            if any(error is not None for error, _ in reports):
+                self._abort()
+                return None
+            replays = self._send_marks(batch, reports)
+            retried(lambda: self._producer.commit_transaction(DEADLINE_S), DEADLINE_S)
+        except BaseException:
+            self._abort()
+            raise
+        return replays
 
     def _send_events(self, batch: list[Event]) -> list[_Report]:
-        reports = [_Report(None, -1)] * len(batch)
+        """Send events; the only errors in the reports are those of too long ones."""
+        found: dict[int, _Report] = {}
 
         def delivered(index: int, error: KafkaError | None, message: Message) -> None:
-            reports[index] = _Report(error, message.offset() or 0)
+            found[index] = _Report(error, message.offset() or 0)
 
         for index, event in enumerate(batch):
             headers: list[tuple[str, str | bytes | None]] = [
@@ -274,10 +297,19 @@ class Replayer:
                 headers=headers,
                 on_delivery=partial(delivered, index),
             )
-        self._flush()
+        deadline_s = time.monotonic() + DEADLINE_S
+        # Not flush(): it would go on calling back after a fatal error has been raised.
+        while len(found) < len(batch):
+            self._producer.poll(0.1)
+            if time.monotonic() > deadline_s:
+                raise BrokerError(
+                    f"Kafka did not take all events for topic {self._source!r} within "
+                    f"{DEADLINE_S:.0f} s; {self.so_far()}."
+                )
+        reports = [found[index] for index in range(len(batch))]
         for error, _ in reports:
             if error is not None and error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
-                # Only the commit, which cannot succeed any more, says what ended this producer.
+                # Only the commit, which cannot succeed any more, says what became of the whole.
                 self._producer.commit_transaction(DEADLINE_S)
                 raise KafkaException(error)
         return reports
@@ -293,14 +325,6 @@ class Replayer:
         # The commit sends what is still queued, and fails when any of it does.
         return replays
 
-    def _flush(self) -> None:
-        left = self._producer.flush(DEADLINE_S)
-        if left:
-            raise BrokerError(
-                f"Kafka did not take {left} events for topic {self._source!r} within "
-                f"{DEADLINE_S:.0f} s; {self.so_far()}."
-            )
-
     def _abort(self) -> None:
         with suppress(KafkaException):  # it may be fenced; what is not committed times out
             self._producer.abort_transaction(DEADLINE_S)
@@ -310,7 +334,7 @@ class Replayer:
         try:
             yield
         except KafkaException as error:
-            if error.args[0].code() in _FENCED:
+            if error.args[0].code() in _FENCED or self._is_fenced():
                 raise FencedError(
                     "another replay has begun and goes on; this one ended after "
                     f"{self.published:,} events, and none of them is published again."
@@ -323,6 +347,11 @@ class _Report(NamedTuple):
 
     error: KafkaError | None
     offset: int
+
+
+def _is_abortable(error: BaseException) -> bool:
+    """Whether a transaction failed for sure, but the next one may succeed."""
+    return isinstance(error, KafkaException) and error.args[0].txn_requires_abort()
 
 
 def _batches(events: Iterator[Event], size: int) -> Iterator[list[Event]]:

@@ -113,7 +113,7 @@ def newest(letters: Iterator[Letter], limit: int) -> tuple[list[Letter], Summary
         entry = (record.time_ms, record.offset, record.partition, letter)
         if len(heap) < limit:
             heapq.heappush(heap, entry)
-        elif entry[:3] > heap[0][:3]:
+        elif heap and entry[:3] > heap[0][:3]:
             heapq.heapreplace(heap, entry)
     return [letter for *_, letter in sorted(heap, key=lambda e: e[:3], reverse=True)], summary
 
