@@ -88,6 +88,8 @@ FIXES: dict[DeadLetterReason | Literal["late", "unreadable"], str] = {
     "no-usable-channel": "Compare the readings' units and ranges with the channels: all are "
     "missing or outside min..max. Where the channels are wrong, start the workers with a bundle "
     "for the right ones, then replay.",
+    "too-many-machines": "Look whether the machine ids are real; a faulty gateway invents them. "
+    "Where they are, raise worker.max_machines and restart the workers, then replay.",
     "late": "Look why the gateway delivers late (buffering, a wrong clock), or use a bundle "
     "with a longer window.grace. A replayed event is late again unless the workers' state has "
     "been built anew meanwhile.",
