@@ -118,6 +118,7 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
     metrics.watch_machines(
         lambda: {partition: len(owned.state) for partition, owned in processor.owned.copy().items()}
     )
+    metrics.watch_standbys(app.tables.standby_lag)
     ready = lambda: app.consumer.ready()  # noqa: E731, PLW0108
     app.watchdog = Watchdog(
         settings.worker.stall_timeout_s, app.transport.observations, processor.journal

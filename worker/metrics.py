@@ -95,9 +95,21 @@ class Metrics:
             registry=registry,
         )
         self._machines = Gauge("machines", "Machines with state.", ["partition"], registry=registry)
+        self._standby_partitions = Gauge(
+            "standby_partitions",
+            "Partitions of other workers of whose state a copy is kept.",
+            registry=registry,
+        )
+        self._standby_lag = Gauge(
+            "standby_lag_rows",
+            "Rows of the changelog that a copy has not read yet.",
+            ["partition"],
+            registry=registry,
+        )
         self._model = Info("model", "The model in use.", registry=registry)
         self._newest_time_s: dict[int, float] = {}
         self._read_lag: Callable[[], Mapping[int, int]] = dict
+        self._read_standby_lag: Callable[[], Mapping[int, int]] = dict
         self._count_machines: Callable[[], Mapping[int, int]] = dict
         self._refused: collections.Counter[int] = collections.Counter()
         self._told_of_refusals_s = -TELL_OF_REFUSALS_EVERY_S
@@ -113,6 +125,10 @@ class Metrics:
     def watch_machines(self, count: Callable[[], Mapping[int, int]]) -> None:
         """Ask ``count`` for the machines of each owned partition at every scrape."""
         self._count_machines = count
+
+    def watch_standbys(self, read_lag: Callable[[], Mapping[int, int]]) -> None:
+        """Ask ``read_lag`` for the lag of each standby copy at every scrape."""
+        self._read_standby_lag = read_lag
 
     def on_applied(self, partition: int, outputs: Outputs, duration_s: float) -> None:
         """Count what a chunk gave."""
@@ -158,6 +174,11 @@ class Metrics:
         self._machines.clear()
         for partition, machines in self._count_machines().items():
             self._machines.labels(partition).set(machines)
+        copies = self._read_standby_lag()
+        self._standby_partitions.set(len(copies))
+        self._standby_lag.clear()
+        for partition, rows in copies.items():
+            self._standby_lag.labels(partition).set(rows)
         return generate_latest(self.registry)
 
     def _tell_of_refusals(self, partition: int, events: int) -> None:

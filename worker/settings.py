@@ -157,6 +157,7 @@ class WorkerSettings(_Section):
         machine_retention_h: a machine that sent nothing while the partition's newest event time
             moved on by this is forgotten.
         max_machines: how many machines a partition may have; events of more are dead letters.
+        standby_replicas: how many other workers keep a copy of each partition's state.
     """
 
     app_id: Annotated[str, StringConstraints(max_length=200)] = "driftdetector"
@@ -172,6 +173,7 @@ class WorkerSettings(_Section):
     stall_timeout_s: int = Field(120, ge=5, le=3_600)
     machine_retention_h: int = Field(168, ge=1, le=87_600)
     max_machines: int = Field(25_000, ge=1, le=1_000_000)
+    standby_replicas: int = Field(0, ge=0, le=10)
 
     @field_validator("app_id", "instance_id")
     @classmethod

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.support.kafka import QUIET, NewRecord, produce, read_topic, unique
+from tests.support.kafka import QUIET, NewRecord, committed_offsets, produce, read_topic, unique
 from tests.transport.conftest import Job, simulated
 from tests.transport.test_exactly_once import restored, wait_until_all_is_committed
 from worker.app import rebuild_state
@@ -19,6 +19,18 @@ from worker.settings import load_settings
 from worker.transport.rebuild import Rebuilt, Stage
 
 WAIT_S = 60.0
+KILLED = """
+import os, signal, sys
+from worker.app import rebuild_state
+from worker.settings import load_settings
+
+def kill_while_rows_are_written(partition, stage, done, total):
+    if (partition, stage) == (1, "writing"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for rebuilt in rebuild_state(load_settings(None, os.environ), kill_while_rows_are_written):
+    print(rebuilt.partition, flush=True)
+"""
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
@@ -66,6 +78,10 @@ def rows(job: Job, settings: dict[str, str]) -> dict[int, dict[bytes, bytes]]:
     return {partition: kept for partition, kept in latest.items() if kept}
 
 
+def keys(rows: dict[int, dict[bytes, bytes]]) -> dict[int, set[bytes]]:
+    return {partition: set(latest) for partition, latest in rows.items()}
+
+
 def work(job: Job, settings: dict[str, str]) -> None:
     """Let a worker process everything there is."""
     with job.worker(settings) as worker:
@@ -79,23 +95,62 @@ def put(job: Job, settings: dict[str, str], *records: NewRecord) -> None:
     produce(job.kafka.bootstrap_servers, topic, records)
 
 
-def test_no_rebuild_while_a_worker_is_up(job: Job) -> None:
-    settings = job.settings(unique("up"))
-    with job.worker(settings) as worker:
-        worker.wait_until_healthy(WAIT_S)
-        done = run_rebuild(settings)
-        assert worker.terminate() == 0
-    assert done.returncode == 75
-    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert f"{settings['worker.app_id']}-0 still in consumer group" in error
-    assert "Traceback" not in done.stderr
-
-
-def test_a_second_rebuild_takes_the_place_of_the_first(job: Job) -> None:
-    settings = job.settings(unique("twice"))
-    job.feed(simulated(job.bundle, 4_000, seed=24))
+def test_a_damaged_row_stops_the_worker_until_state_is_rebuilt(job: Job) -> None:
+    settings = job.settings(unique("damaged"))
+    app_id = settings["worker.app_id"]
+    job.feed(simulated(job.bundle, 20_000, seed=21))
     work(job, settings)
-    state = restored(job, settings)
+    before, state = rows(job, settings), restored(job, settings)
+    damaged = min(before[2])
+    put(
+        job,
+        settings,
+        NewRecord(b"nonsense", damaged, 2),
+        NewRecord(b"nonsense", b"nobody's", 2),
+        NewRecord(before[1][min(before[1])], b"stray|1", 2),
+    )
+    with job.worker(settings) as worker:
+        assert worker.process.wait(WAIT_S) == 65
+    assert "--rebuild-state" in job.log(app_id)
+    assert repr(damaged) in job.log(app_id)
+
+    done = run_rebuild(settings)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    assert keys(rows(job, settings)) == keys(before)
+    assert restored(job, settings) == state
+
+    job.feed(simulated(job.bundle, 20_000, seed=22))
+    work(job, settings)
+    published, state = job.expected()
+    assert job.published(app_id) == published
+    assert restored(job, settings) == state
+
+
+def test_a_rebuild_that_was_killed_or_fenced_is_run_again(job: Job) -> None:
+    settings = job.settings(unique("killed"), worker__processing_guarantee="at_least_once")
+    records = simulated(job.bundle, 20_000, seed=23)
+    job.feed(records)
+    work(job, settings)
+    before, state = rows(job, settings), restored(job, settings)
+    put(job, settings, *(NewRecord(b"nonsense", b"nobody's", partition) for partition in range(4)))
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert killed.returncode == -9, killed.stderr
+    assert killed.stdout == "0\n"
+
+    rebuilt = rebuild_here(settings)
+    assert keys(rows(job, settings)) == keys(before)
+    assert restored(job, settings) == state
+    assert [partition.rows_removed for partition in rebuilt] == [0, 1, 1, 1]
+    assert sum(partition.events for partition in rebuilt) == len(records)
+    assert sum(partition.machines for partition in rebuilt) == 200
 
     def start_another(partition: int, stage: Stage, done: int, total: int) -> None:
         if (partition, stage) == (1, "reading"):
@@ -124,22 +179,21 @@ def test_what_retention_has_deleted_is_told(job: Job) -> None:
     settings = job.settings(unique("retention"))
     job.feed(simulated(job.bundle, 20_000, machines=20, seed=25))
     work(job, settings)
-    ends = {p.partition: p.events for p in rebuild_here(settings)}
+    offsets = committed_offsets(job.kafka.bootstrap_servers, settings["worker.app_id"], job.source)
+    ends = {partition: end for partition, (end, _) in offsets.items()}
     admin = AdminClient({"bootstrap.servers": job.kafka.bootstrap_servers}, logger=QUIET)
     # Partition 0 keeps the last events only, 1 an old part more than the window, 2 none, 3 all.
     kept = {0: ends[0] - 50, 1: 10, 2: ends[2]}
     deletions = [TopicPartition(job.source, p, offset) for p, offset in kept.items()]
     for future in admin.delete_records(deletions).values():
         future.result(WAIT_S)
-    done = run_rebuild(settings)
-    assert done.returncode == 0, done.stderr
-    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
-    assert len(warnings) == 2
-    assert "partition 0: retention has deleted the events before 20" in warnings[0]
-    assert "partition 2: retention has deleted all events that had been read" in warnings[1]
+    warnings = [partition.warning or "" for partition in rebuild_here(settings)]
+    assert "retention has deleted the events before 20" in warnings[0]
+    assert "retention has deleted all events that had been read" in warnings[2]
+    assert (warnings[1], warnings[3]) == ("", "")
 
 
-def test_a_large_state_is_one_transaction(job: Job) -> None:
+def test_a_large_state_is_one_transaction_and_no_worker_may_be_up(job: Job) -> None:
     settings = job.settings(unique("large"))
     app_id = settings["worker.app_id"]
     start_ms = 1_700_000_000_000
@@ -161,5 +215,7 @@ def test_a_large_state_is_one_transaction(job: Job) -> None:
     assert rebuilt.rows_written >= 2_000 * 65
     with job.worker(settings) as worker:
         worker.wait_until_healthy(WAIT_S)
+        with pytest.raises(FencedError, match=f"{app_id}-0 still in consumer group"):
+            rebuild_here(settings)
         assert worker.terminate() == 0
     assert "of 2000 machines" in job.log(app_id)

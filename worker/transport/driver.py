@@ -22,6 +22,7 @@ from worker.transport.processor import Destinations, Processor, ProcessorListene
 from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer, Publisher
 from worker.transport.restore import Follower, restore
 from worker.transport.stall import Observation
+from worker.transport.standby import Group, Standbys
 
 RECONNECT_WITHIN_MS = 1_000
 """Longest pause between attempts to reach a broker that is down; librdkafka's own is 10 s."""
@@ -99,7 +100,7 @@ class Transport(base.Transport):  # type: ignore[misc]
             LibrdkafkaConsumer,
             {
                 "group.id": worker.app_id,
-                "group.instance.id": f"{worker.app_id}-{worker.instance_id}",
+                "group.instance.id": self._instance,
                 "session.timeout.ms": SESSION_TIMEOUT_MS,
                 "partition.assignment.strategy": "cooperative-sticky",
                 # Records that are gone are told and counted before reading goes on after them.
@@ -120,7 +121,6 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def make_producer(self) -> LibrdkafkaProducer:
         """The producer of outputs and changelog rows."""
-        worker = self._settings.worker
         config: dict[str, Any] = {
             "enable.idempotence": True,
             "reconnect.backoff.max.ms": RECONNECT_WITHIN_MS,
@@ -130,33 +130,61 @@ class Transport(base.Transport):  # type: ignore[misc]
             "queue.buffering.max.messages": 500_000,
         }
         if self.exactly_once:
-            config["transactional.id"] = f"{worker.app_id}-{worker.instance_id}"
+            config["transactional.id"] = self._instance
             config["transaction.timeout.ms"] = TRANSACTION_TIMEOUT_MS
         producer: LibrdkafkaProducer = self._create(LibrdkafkaProducer, config)
         return producer
 
     def restore(self, followers: Mapping[int, Follower], wanted: Callable[[int], bool]) -> int:
         """Read on in the changelog; see :func:`worker.transport.restore.restore`."""
-        reader = self._create(
-            LibrdkafkaConsumer,
-            {
-                "group.id": f"{self._settings.worker.app_id}-restore",
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 10,
-                "fetch.message.max.bytes": 8 * 1024 * 1024,
-                "fetch.queue.backoff.ms": 10,
-                "check.crcs": True,
-            },
-        )
+        reader = self._make_reader({"fetch.wait.max.ms": 10, "auto.offset.reset": "earliest"})
         admin = self._create(AdminClient, {})
         self._restoring = tuple(followers.values())
         try:
             return restore(reader, admin, self._settings.changelog_topic, followers, wanted)
         finally:
             self._restoring = ()  # what the readers hold is large
+
+    def make_standbys(
+        self, new_follower: Callable[[int], Follower], owned: Callable[[], Collection[int]]
+    ) -> Standbys | None:
+        """What keeps copies of other workers' state; None when the settings ask for none."""
+        worker = self._settings.worker
+        if worker.standby_replicas == 0:
+            return None
+        return Standbys(
+            Group(worker.app_id, self._settings.topics.sensor_events, self._instance),
+            worker.standby_replicas,
+            self._settings.changelog_topic,
+            self._create(AdminClient, {}),
+            # What is not in the log any more must be noticed, not jumped over.
+            lambda: self._make_reader(
+                {"auto.offset.reset": "error", "queued.max.messages.kbytes": 16_384}
+            ),
+            new_follower,
+            owned,
+        )
+
+    @property
+    def _instance(self) -> str:
+        return f"{self._settings.worker.app_id}-{self._settings.worker.instance_id}"
+
+    def _make_reader(self, more: dict[str, Any]) -> LibrdkafkaConsumer:
+        reader: LibrdkafkaConsumer = self._create(
+            LibrdkafkaConsumer,
+            {
+                "group.id": f"{self._settings.worker.app_id}-restore",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "reconnect.backoff.max.ms": RECONNECT_WITHIN_MS,
+                "fetch.message.max.bytes": 8 * 1024 * 1024,
+                "fetch.queue.backoff.ms": 10,
+                "check.crcs": True,
+                **more,
+            },
+        )
+        return reader
 
     def _create(self, make: Callable[[dict[str, Any]], Any], defaults: dict[str, Any]) -> Any:
         return create_tuned(partial(make), self._settings.kafka, defaults)

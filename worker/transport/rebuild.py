@@ -336,6 +336,12 @@ class Rebuild:
                         "the cluster is well."
                     ) from None
                 self._producer.poll(0.1)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError._FATAL:
+                    # Something ended this producer; only the commit, which cannot succeed any
+                    # more, says what.
+                    self._producer.commit_transaction(ABORT_DEADLINE_S)
+                raise
             else:
                 return
 

@@ -27,6 +27,7 @@ from worker.transport.takeover import take_over
 if TYPE_CHECKING:
     from worker.transport.driver import Transport
     from worker.transport.processor import Processor
+    from worker.transport.standby import Standbys
 
 log = logging.getLogger(__name__)
 service_log = logging.getLogger(f"faust.{__name__}")  # life-cycle messages of Faust services
@@ -106,6 +107,11 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
     def __init__(self, app: Any, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
         self._restored = asyncio.Event()
+        self._standbys: Standbys | None = None
+
+    def standby_lag(self) -> dict[int, int]:
+        """Rows that each copy of another worker's partition has not read yet, by partition."""
+        return self._standbys.lag() if self._standbys else {}
 
     async def on_start(self) -> None:
         """Register the tables; nothing waits for Faust's recovery service."""
@@ -128,6 +134,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         transport: Transport = self.app.transport
         for table in self.values():
             await self._take_over(table, transport)
+            self._look_after_copies(table, transport)
         if not self.app.flow_control.is_active():
             self.app.flow_control.resume()  # which also empties the agents' queues
         self.app.consumer.resume_flow()
@@ -139,7 +146,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         restored = await take_over(
             self.app.consumer.poller,
             table.processor,
-            lambda partition: Follower(table.new_reader(partition)),
+            lambda partition: self._copy(partition) or Follower(table.new_reader(partition)),
             transport.restore,
             partial(self.loop.run_in_executor, None),
         )
@@ -154,12 +161,28 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         table.processor.journal.note(done)
         log.info("%s", done)
 
+    def _copy(self, partition: int) -> Follower | None:
+        return self._standbys.take(partition) if self._standbys else None
+
+    def _look_after_copies(self, table: StateTable, transport: Transport) -> None:
+        if self._standbys is not None:
+            self._standbys.look_again()
+        elif not self._restored.is_set():
+            self._standbys = transport.make_standbys(
+                lambda partition: Follower(table.new_reader(partition)),
+                lambda: self.app.consumer.poller.assignments,
+            )
+            if self._standbys is not None:
+                self._standbys.start()
+
     async def wait_until_recovery_completed(self) -> bool:
         """Wait for the first assignment's state; True when stopped meanwhile."""
         return bool(await self.wait_for_stopped(self._restored))
 
     async def on_stop(self) -> None:
-        """Stop delivering, then the tables."""
+        """Stop delivering, then the copies and the tables."""
         await self.app._fetcher.stop()  # noqa: SLF001 (as Faust's own manager does)
+        if self._standbys is not None:
+            await self.loop.run_in_executor(None, self._standbys.stop)
         for table in self.values():
             await table.stop()
