@@ -92,6 +92,10 @@ simulate: $(STAMP_DEV) ## Run the worker on a simulated broker under seeded faul
 bench-restart: $(STAMP_DEV) kafka-jars ## Measure restart and memory with 10,000 and 100,000 machines (ARGS="--machines 10000")
 	@exec $(BIN)/python -m load.restart $(ARGS)
 
+.PHONY: torture
+torture: $(STAMP_DEV) kafka-jars ## Kill, freeze and cut off workers on a real Kafka; writes build/torture.json (ARGS="--kills 5")
+	@exec $(BIN)/python -m load.torture $(ARGS)
+
 .PHONY: train-default-model
 train-default-model: $(STAMP_DEV) ## Train a new version of the default bundle on healthy simulated machines
 	@exec $(BIN)/driftdetector train --simulate \
