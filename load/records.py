@@ -197,7 +197,7 @@ def iterate_topic(
         while unfinished:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"partitions {sorted(unfinished)} of {topic} had no end in time")
-            for message in consumer.consume(10_000, timeout=0.2):
+            for message in consumer.consume(10_000, timeout=0.05):
                 error = message.error()
                 if error is None:
                     deadline = time.monotonic() + timeout_s

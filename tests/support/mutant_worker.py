@@ -21,7 +21,8 @@ from worker.transport.producer import GroupMember, Publisher
 
 BUG_AT = 4
 """The commit at which it shows: state and offsets are there already."""
-SLOW_STEP_S = 0.2
+SLOW_STEP_S = 0.03
+"""A little longer than chunks take to come, one of each of four partitions ten times a second."""
 
 
 class Count:

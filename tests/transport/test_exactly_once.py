@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from dataclasses import replace
 
-from load import verdict
-from load.verdict import revealing_bundle
+import pytest
+
+from load import feed, verdict
+from load.feed import events
+from load.worker_process import WorkerProcess
 from tests.support.kafka import committed_offsets, unique, wait_until
-from tests.transport.conftest import Feeder, Job, simulated
-from worker.models.bundle import load_bundle
+from tests.transport.conftest import US_PER_S, Feeder, Job, simulated
+from worker.gateway import now_us
 
 WAIT_S = 60.0
 no_step = verdict.no_step
@@ -38,25 +40,36 @@ def restored(job: Job, settings: dict[str, str]) -> dict[int, dict[bytes, bytes]
 
 
 def test_workers_that_come_and_go_hand_partitions_over_without_loss_or_repetition(
-    job: Job,
+    job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A bundle that explains every event keeps the workers behind: during each rebalance,
-    # chunks of partitions that stay are waiting for their turn.
-    bundle = revealing_bundle(job.folder / "bundle")
-    job = replace(job, bundle=load_bundle(bundle, job.folder))
-    job.feed(simulated(job.bundle, 40_000, seed=6))
-    settings = job.settings(unique("rebalanced"), worker__bundle=str(bundle))
+    # So slow that during each rebalance chunks of partitions that stay wait for their turn.
+    monkeypatch.setenv("MUTANT", "slow-steps")
+    settings = job.settings(unique("rebalanced"))
     app_id = settings["worker.app_id"]
-    with job.worker(settings) as first:
+
+    def start(instance_id: str) -> WorkerProcess:
+        mine = {**settings, "worker.instance_id": instance_id}
+        log = job.folder / f"{app_id}.log"
+        return WorkerProcess(mine, log, "tests.support.mutant_worker")
+
+    source = events(
+        job.bundle.spec,
+        machines=200,
+        interval_s=15.0,
+        start_us=now_us() - 48 * 3600 * US_PER_S,
+        seed=6,
+        troubled=True,
+    )
+    feeder = feed.Feeder(job.kafka.bootstrap_servers, job.source, source, per_s=1_500)
+    feeder.start()
+    with start("0") as first:
         first.wait_for_events(1, WAIT_S)
-        with (
-            job.worker({**settings, "worker.instance_id": "1"}) as second,
-            job.worker({**settings, "worker.instance_id": "2"}) as third,
-        ):
+        with start("1") as second, start("2") as third:
             second.wait_for_events(1, WAIT_S)
             third.wait_for_events(1, WAIT_S)
             assert second.terminate() == 0
             assert third.terminate() == 0
+        feeder.stop()
         wait_until_all_is_committed(job, app_id)
         assert first.terminate() == 0
 
