@@ -27,6 +27,7 @@ from tests.support.letters import EVENT, Desk, replay
 from worker.assets import asset_dir
 from worker.cli.main import run
 from worker.core.messages import MAX_PAYLOAD_BYTES, Origin, dead_letter, encode, format_time_us
+from worker.letters import replay as replaying
 from worker.letters.replay import MAX_ATTEMPTS
 
 LONG = EVENT[:-1] + b', "note": "' + os.urandom(MAX_PAYLOAD_BYTES).hex().encode() + b'"}'
@@ -54,6 +55,23 @@ def test_the_original_bytes_go_back_to_their_partition_with_headers(desk: Desk) 
     assert marks[ids[1]].published == Origin(source, 2, 4)
     keys = [record.key for record in read_topic(desk.brokers, desk.topic("replays"))]
     assert sorted(keys) == sorted(f"{source}-{r.partition}-{r.offset}".encode() for r in found)
+
+
+def test_long_events_are_published_a_few_at_a_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replaying, "MAX_BATCH_BYTES", 2 * len(EVENT))
+    sizes = []
+    publish = replaying.Replayer._publish
+    monkeypatch.setattr(
+        replaying.Replayer,
+        "_publish",
+        lambda self, batch: sizes.append(len(batch)) or publish(self, batch),
+    )
+    ids = desk.refuse([EVENT] * 5)
+    assert replay() == 0
+    assert sizes == [2, 2, 1]
+    assert desk.replayed() == dict.fromkeys(ids, 1)
 
 
 def test_late_events_are_replayed_too_and_both_kinds_know_of_each_other(desk: Desk) -> None:

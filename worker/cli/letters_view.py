@@ -228,7 +228,7 @@ def print_plan(kind: Kind, tally: Tally, source: str, rate_per_s: int) -> None:
     """What a replay would do, on stderr."""
     lines = [f"{tally.events:,} {kind.plural} can be replayed to {source}"]
     if tally.events:
-        lines[0] += f", in about {duration_text(tally.events / rate_per_s * 1000)}"
+        lines[0] += f", in at least {duration_text(tally.events / rate_per_s * 1000)}"
     for reason, count in tally.reasons.most_common() if kind is not LATE_EVENTS else ():
         hopeless = "; the same bytes are refused again" if reason in DECIDED_BY_BYTES else ""
         lines.append(f"  {count:>9,}  {reason}{hopeless}")

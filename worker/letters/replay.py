@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -35,6 +34,7 @@ MAX_ATTEMPTS = 3
 DEADLINE_S = 30.0
 TRIES = 3
 MAX_BATCH = 500
+MAX_BATCH_BYTES = 16 * 1024 * 1024
 TRANSACTION_TIMEOUT_MS = 10_000
 """How long a killed replay may hold back the workers; a repeated command ends it at once."""
 MAX_RECORD_BYTES = 1_000_000_000
@@ -355,5 +355,14 @@ def _is_abortable(error: BaseException) -> bool:
 
 
 def _batches(events: Iterator[Event], size: int) -> Iterator[list[Event]]:
-    while batch := list(islice(events, size)):
+    """Lists of at most ``size`` events, and not much more than ``MAX_BATCH_BYTES``."""
+    batch: list[Event] = []
+    held_bytes = 0
+    for event in events:
+        batch.append(event)
+        held_bytes += len(event.value or b"")
+        if len(batch) >= size or held_bytes >= MAX_BATCH_BYTES:
+            yield batch
+            batch, held_bytes = [], 0
+    if batch:
         yield batch

@@ -22,7 +22,7 @@ class Replays:
     Args:
         source: name of the input topic; replays to another do not count.
         only: places (partition, offset) that will be asked for; None: any, which takes
-            some 400 bytes of memory a replay.
+            some 300 bytes of memory a replay.
     """
 
     def __init__(self, source: str, only: Container[tuple[int, int]] | None = None) -> None:
