@@ -96,6 +96,14 @@ bench-restart: $(STAMP_DEV) kafka-jars ## Measure restart and memory with 10,000
 torture: $(STAMP_DEV) kafka-jars ## Kill, freeze and cut off workers on a real Kafka; writes build/torture.json (ARGS="--kills 5")
 	@exec $(BIN)/python -m load.torture $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(STAMP_DEV) kafka-jars ## Feed a worker a million hostile payloads and account for each; writes build/fuzz.json (ARGS="--payloads 20000")
+	@exec $(BIN)/python -m load.fuzz $(ARGS)
+
+.PHONY: soak
+soak: $(STAMP_DEV) kafka-jars ## Watch the worker's memory over 20 million events; writes build/soak.json (ARGS="--events 1000000")
+	@exec $(BIN)/python -m load.soak $(ARGS)
+
 .PHONY: train-default-model
 train-default-model: $(STAMP_DEV) ## Train a new version of the default bundle on healthy simulated machines
 	@exec $(BIN)/driftdetector train --simulate \
