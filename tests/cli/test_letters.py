@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from load.local_kafka import LocalKafka
-from tests.support.kafka import NewRecord
+from load.local_kafka import CHECKOUT, LocalKafka
+from tests.support.kafka import NewRecord, wait_until
 from tests.support.letters import EVENT, Desk, replay
 from worker.cli.letters_view import duration_text, payload_text, printable, time_text
 from worker.cli.main import run
@@ -214,6 +219,47 @@ def test_a_letter_that_is_not_there_is_one_sentence(
         letter_id = f"{desk.topic('dead_letters')}-{place}"
         assert run(["dead-letters", "show", letter_id]) == 78
         assert f"error: there is no dead letter {letter_id} (any more)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("answer", "status", "published"), [("n", 1, 0), ("y", 0, 3)])
+def test_on_a_terminal_a_replay_asks_first(
+    desk: Desk, answer: str, status: int, published: int
+) -> None:
+    desk.refuse([EVENT] * 3)
+    terminal, end = os.openpty()
+    command = [sys.executable, "-m", "worker", "dead-letters", "replay"]
+    process = subprocess.Popen(
+        command,
+        cwd=CHECKOUT,
+        env={**os.environ, "TERM": "xterm"},
+        stdin=end,
+        stdout=end,
+        stderr=end,
+    )
+    os.close(end)
+    os.write(terminal, f"{answer}\n".encode())
+    shown = b""
+    with suppress(OSError):  # what Linux says when the other end is closed
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait(60) == status, shown
+    assert b"Replay 3 events? [y/N]: " in shown
+    assert b"3  invalid-field" in shown
+    assert len(desk.published()) == published
+
+
+def test_ctrl_c_ends_a_replay_and_says_how_far_it_got(desk: Desk) -> None:
+    ids = desk.refuse([EVENT] * 60)
+    process = desk.start("dead-letters", "replay", "--yes", "--rate", "2")
+    wait_until(lambda: bool(desk.marks()), "the replay has begun", 60)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    done = len(desk.published())
+    assert 0 < done < len(ids)
+    assert f"interrupted: {done} events were published; the same command goes on" in err
 
 
 def test_missing_topics_are_one_sentence(
