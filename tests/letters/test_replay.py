@@ -28,7 +28,11 @@ from worker.assets import asset_dir
 from worker.cli.main import run
 from worker.core.messages import MAX_PAYLOAD_BYTES, Origin, dead_letter, encode, format_time_us
 from worker.letters import replay as replaying
+from worker.letters.letter import DEAD_LETTERS, read_letter
+from worker.letters.records import Cluster, Range
 from worker.letters.replay import MAX_ATTEMPTS
+from worker.letters.replays import Replays
+from worker.settings import load_settings
 
 LONG = EVENT[:-1] + b', "note": "' + os.urandom(MAX_PAYLOAD_BYTES).hex().encode() + b'"}'
 
@@ -201,6 +205,26 @@ def test_of_two_replays_at_once_the_later_goes_on_and_nothing_is_published_twice
     assert desk.replayed() == dict.fromkeys(ids, 1)
 
 
+def test_what_another_replay_published_after_the_plan_was_made_is_left_out(desk: Desk) -> None:
+    ids = desk.refuse([EVENT] * 3)
+    with Cluster(load_settings(None, {}, desk.settings)) as cluster:
+        replays = Replays(desk.topic("sensor_events"))
+        replays.read(cluster, pending=False)
+        chooser = replaying.Chooser(cluster, replays, replaying.Rules())
+        letters = [
+            read_letter(DEAD_LETTERS, record)
+            for batch in cluster.read(*_everything(cluster, desk.topic("dead_letters")))
+            for record in batch
+        ]
+        assert len(list(chooser.choose(letters, replaying.Tally()))) == 3
+        assert replay(ids[0], ids[2]) == 0
+        replayer = replaying.Replayer(cluster, replays)
+        tally = replaying.Tally()
+        replayer.publish(chooser.choose(letters, tally), 1000, tally, lambda _: None)
+    assert tally.skipped == {replaying.REPLAYED: 2}
+    assert desk.replayed() == dict.fromkeys(ids, 1)
+
+
 def test_a_cut_payload_is_fetched_whole_or_left_out(
     desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -291,6 +315,10 @@ def test_attempts_count_on_through_real_refusals_until_the_event_is_poison(
         assert worker.metrics()["events_scored_total"] == 1
     assert desk.attempts() == [1, 2, 3, 4]
     assert len(desk.dead_letters()) == MAX_ATTEMPTS + 1
+
+
+def _everything(cluster: Cluster, topic: str) -> tuple[str, dict[int, Range]]:
+    return topic, cluster.ranges(topic)
 
 
 def _delete_records(desk: Desk, topic: str, partition: int, before: int) -> None:

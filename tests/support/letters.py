@@ -9,10 +9,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import msgspec
+from confluent_kafka.admin import AdminClient
 
 from load.local_kafka import CHECKOUT
 from load.worker_process import create_topics
-from tests.support.kafka import KafkaRecord, NewRecord, produce, read_topic, unique
+from tests.support.kafka import (
+    QUIET,
+    KafkaRecord,
+    NewRecord,
+    produce,
+    read_topic,
+    unique,
+    wait_until,
+)
 from worker.cli.main import run
 from worker.core.messages import (
     DeadLetterReason,
@@ -140,6 +149,9 @@ def make_desk(brokers: str) -> Desk:
         **{f"topics.{stream}": unique(stream.replace("_", "-")) for stream in STREAMS},
     }
     create_topics(settings)
+    admin = AdminClient({"bootstrap.servers": brokers}, logger=QUIET)
+    topics = {settings[f"topics.{stream}"] for stream in STREAMS}
+    wait_until(lambda: topics <= admin.list_topics(timeout=10).topics.keys(), "topics are known")
     return Desk(settings)
 
 
