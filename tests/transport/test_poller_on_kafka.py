@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from load.local_kafka import LocalKafka
@@ -206,3 +206,27 @@ def test_a_topic_that_does_not_exist_ends_the_thread_with_the_reason(group: Grou
     assert isinstance(listener.failed[0], TopicError)
     poller.join(WAIT_S)
     assert not poller.is_alive()
+
+
+def test_requests_are_served_while_a_killed_workers_last_commit_is_undecided(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller_module, "UNDECIDED_LOOK_S", 0.3)
+    group.feed(20)
+    killed = Producer(
+        {"bootstrap.servers": group.brokers, "transactional.id": unique("killed")}, logger=QUIET
+    )
+    outsider = Consumer({"bootstrap.servers": group.brokers, "group.id": group.group}, logger=QUIET)
+    killed.init_transactions(WAIT_S)
+    killed.begin_transaction()
+    killed.send_offsets_to_transaction(
+        [TopicPartition(group.topic, 0, 4)], outsider.consumer_group_metadata(), WAIT_S
+    )
+    outsider.close()
+    poller, listener = group.start()
+    for _ in range(5):
+        poller.call(lambda consumer: consumer.consumer_group_metadata()).result(WAIT_S)
+        assert not listener.assigned.wait(0.5)
+    killed.abort_transaction(WAIT_S)
+    assert len(read_all(poller, 20)) == PARTITIONS
+    assert listener.failed == []

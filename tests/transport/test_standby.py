@@ -241,6 +241,15 @@ def test_copies_of_a_changelog_that_was_created_again_are_begun_anew(pair: Pair)
     wait_until(equal, "the copy is that of the new topic", WAIT_S)
 
 
+def test_copies_are_begun_anew_from_time_to_time(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.wait_for_copies()
+    old = pair.standbys._copies[0]
+    monkeypatch.setattr(standby, "RENEW_AFTER_S", 0.0)
+    wait_until(lambda: pair.standbys._copies[0] is not old, "another copy", WAIT_S)
+
+
 def test_copies_survive_a_restart_of_the_broker(pair: Pair) -> None:
     state = state_with(100, 10)
     pair.write(state.take_changes())

@@ -41,6 +41,9 @@ FETCH_WAIT_S = 0.02
 FULL_BUFFER_PATIENCE_S = 0.5
 """How long to wait for room before pausing: resuming makes librdkafka fetch anew."""
 BROKER_DEADLINE_S = 30.0
+UNDECIDED_LOOK_S = 2.0
+UNDECIDED_DEADLINE_S = 90.0
+"""More than a transaction's timeout, and the ten seconds in which brokers look for such ones."""
 HAND_OVER_DEADLINE_S = 120.0
 LAG_EVERY_S = 1.0
 LEAVE_DEADLINE_S = 10.0
@@ -279,9 +282,7 @@ class Poller(threading.Thread):
         return False
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        committed = retried(
-            lambda: consumer.committed(partitions, timeout=BROKER_DEADLINE_S), BROKER_DEADLINE_S
-        )
+        committed = self._committed(consumer, partitions)
         for partition in committed:
             if partition.error is not None:
                 raise KafkaException(partition.error)
@@ -298,6 +299,23 @@ class Poller(threading.Thread):
                 self._positions[partition.partition] = partition.offset
         log.info("assigned partitions %s", sorted(p.partition for p in partitions))
         self._listener.on_assignment_changed()
+
+    def _committed(
+        self, consumer: Consumer, partitions: list[TopicPartition]
+    ) -> list[TopicPartition]:
+        """Committed offsets; they are unknown while a killed worker's last commit is undecided."""
+        deadline_s = time.monotonic() + UNDECIDED_DEADLINE_S
+        while True:
+            self._turns += 1
+            self._serve_requests()  # without which the partitions that stay are not committed
+            try:
+                return retried(
+                    lambda: consumer.committed(partitions, timeout=UNDECIDED_LOOK_S),
+                    BROKER_DEADLINE_S,
+                )
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._TIMED_OUT or time.monotonic() > deadline_s:
+                    raise
 
     def _first_readable(self, partition: int, position: int) -> int:
         ends = retried(

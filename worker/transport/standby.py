@@ -42,6 +42,9 @@ REQUEST_TIMEOUT_S = 3.0
 RANDOM_ID_CHARS = 37
 LAG_EVERY_S = 1.0
 REST_AFTER_FAILURE_S = 30.0
+RENEW_AFTER_S = 24 * 3600.0
+"""A reader keeps a place for each machine it has ever met, also for those forgotten since; and it
+must have read a deletion before ``delete.retention.ms`` lets Kafka drop it."""
 STOP_DEADLINE_S = 5.0
 
 Members = Mapping[str, Collection[int]]
@@ -145,6 +148,7 @@ class Standbys(threading.Thread):
         self._owned = owned
         self._lock = threading.Lock()
         self._copies: dict[int, Follower] = {}
+        self._begun_s: dict[int, float] = {}
         self._followed: dict[int, Follower] = {}
         self._topic_id: str | None = None
         self._look_at_s = 0.0
@@ -237,14 +241,18 @@ class Standbys(threading.Thread):
         """
         with self._lock:
             owned = set(self._owned())
+            now_s = time.monotonic()
             # A partition on its way between members, or just assigned to this one, is about
             # to be taken over: its copy stays until then.
             kept = {
                 partition: copy
                 for partition, copy in self._copies.items()
-                if partition in wanted or partition in owned or partition not in others
+                if (partition in wanted and now_s - self._begun_s[partition] < RENEW_AFTER_S)
+                or partition in owned
+                or partition not in others
             }
             begun = wanted - owned - kept.keys()
+            self._begun_s |= dict.fromkeys(begun, now_s)
             dropped = self._copies.keys() - kept.keys()
             self._copies = kept | {partition: self._new_follower(partition) for partition in begun}
             copies = sorted(self._copies)
