@@ -104,6 +104,10 @@ fuzz: $(STAMP_DEV) kafka-jars ## Feed a worker a million hostile payloads and ac
 soak: $(STAMP_DEV) kafka-jars ## Watch the worker's memory over 20 million events; writes build/soak.json (ARGS="--events 1000000")
 	@exec $(BIN)/python -m load.soak $(ARGS)
 
+.PHONY: bench-takeover
+bench-takeover: $(STAMP_DEV) kafka-jars ## Measure how long a lost worker's partitions wait, with and without standby copies
+	@exec $(BIN)/python -m load.takeover $(ARGS)
+
 .PHONY: train-default-model
 train-default-model: $(STAMP_DEV) ## Train a new version of the default bundle on healthy simulated machines
 	@exec $(BIN)/driftdetector train --simulate \
