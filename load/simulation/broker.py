@@ -91,6 +91,10 @@ class Log:
         """All that is stored from ``position`` on, whatever became of it."""
         return self.records[self._index(position) :]
 
+    def last_committed(self) -> int:
+        """Offset of the last record that is committed, -1 without any."""
+        return next((r.offset for r in reversed(self.records) if self._is_visible(r, True)), -1)
+
     def _index(self, position: int) -> int:
         low, high = 0, len(self.records)
         while low < high:

@@ -149,7 +149,7 @@ class Checks:
     def is_finished(self) -> bool:
         """Whether all input is committed, and no transaction is open."""
         return all(
-            self._offsets[partition] > _last_offset(self._broker.log(SOURCE, partition))
+            self._offsets[partition] > self._broker.log(SOURCE, partition).last_committed()
             for partition in range(len(self._references))
         ) and not any(p.transaction or p.markers_to_write for p in self._broker.producers.values())
 
@@ -168,11 +168,6 @@ class Checks:
             self._references[partition].compare()
         for partition, state in restored.items():
             self._references[partition].compare_state(state, "compacted changelog")
-
-
-def _last_offset(log: Log) -> int:
-    records, _ = log.read(0, 1_000_000, committed_only=True)
-    return records[-1].offset if records else -1
 
 
 def _difference(found: bytes | None, expected: bytes | None) -> str:

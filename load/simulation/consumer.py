@@ -362,7 +362,7 @@ class Consumer:
             self._lose_everything()
         elif code == KafkaError.FENCED_INSTANCE_ID:
             words = f"Fatal consumer error: {KafkaError(code).str()}"
-            fatal = KafkaError(KafkaError._FATAL, words, fatal=True)
+            fatal = KafkaError(KafkaError._FATAL, words)
             self._errors.append(Message(self._topic, 0, -1, None, fatal))
             self._subscribed = self._rejoin = False
             self._lose_everything()

@@ -16,8 +16,11 @@ from confluent_kafka import KafkaError, KafkaException
 from load.simulation.scheduler import Process, Scheduler
 
 COMMIT_STEPS = ("outputs", "rows", "send_offsets", "commit")
+STEP = "step"
+"""Not a request: the pipeline's step over a chunk."""
 _BROKEN_AT = {
     *COMMIT_STEPS,
+    STEP,
     "abort",
     "init_transactions",
     "committed",
@@ -42,6 +45,7 @@ EXPECTED = frozenset(
     | {
         "zombie",
         "slow request",
+        "slow marker",
         "fetch went back",
         "passing fetch error",
         "final fetch error",
@@ -87,9 +91,10 @@ class Faults:
             return random.choice((0.0, *rates))
 
         self._crash = often(0.002, 0.01, 0.03)
-        self._stop = often(0.002, 0.01)
+        self._stop = often(0.002, 0.01, 0.03)
         self._loss = often(0.01, 0.05)
         self._slow = often(0.02, 0.1)
+        self._slow_marker = often(0.1, 0.5)
         self._refuse = often(0.01, 0.1)
         self._hand_out = often(0.02, 0.1)
         self._final = often(0.001, 0.005)
@@ -111,6 +116,17 @@ class Faults:
             self.count("slow request")
             return self._random.uniform(0.1, 1.9)
         return self._random.uniform(0.001, 0.01)
+
+    def marker_latency_s(self) -> float:
+        """How long after a transaction's end a partition gets its marker."""
+        if self._draw(self._slow_marker):
+            self.count("slow marker")
+            return self._random.uniform(0.1, 6.0)
+        return self._random.uniform(0.0, 0.01)
+
+    def step_s(self) -> float:
+        """How long the step over a chunk takes."""
+        return self._random.choice((0.0, 0.01, 0.2))
 
     def chunk_size(self) -> int:
         """Up to how many records a fetch returns of one partition."""

@@ -68,7 +68,7 @@ class Producer:
     ) -> None:
         """Queue a record."""
         if self._fatal is not None:
-            raise KafkaException(KafkaError(KafkaError._FATAL, self._fatal.str(), fatal=True))
+            raise KafkaException(KafkaError(KafkaError._FATAL, self._fatal.str()))
         if self._abortable is not None or self._committing:
             raise KafkaException(KafkaError(KafkaError._STATE))
         if len(self._queue) >= QUEUE_RECORDS:
@@ -176,20 +176,18 @@ class Producer:
 
     def _send_batch(self) -> None:
         topic, partition, *_ = self._queue[0]
-        records: list[tuple[bytes | None, bytes | None]] = []
-        while self._queue and len(records) < BATCH_RECORDS:
-            if self._queue[0][:2] != (topic, partition):
-                break
-            _, _, key, value = self._queue.popleft()
-            records.append((key, value))
+        batch = [queued for queued in self._queue if queued[:2] == (topic, partition)]
+        self._queue = deque(queued for queued in self._queue if queued[:2] != (topic, partition))
+        self._queue.extendleft(reversed(batch[BATCH_RECORDS:]))
+        records = [(key, value) for _, _, key, value in batch[:BATCH_RECORDS]]
         self._batch += 1
         self._known_to_broker = True
-        broker, epoch, batch = self._network.broker, self._epoch, self._batch
+        broker, epoch, number = self._network.broker, self._epoch, self._batch
         kind = "rows" if topic.endswith("changelog") else "outputs"
         try:
             self._call(
                 kind,
-                lambda: broker.produce(self._id, epoch, batch, topic, partition, records),
+                lambda: broker.produce(self._id, epoch, number, topic, partition, records),
                 SEND_WITHIN_S,
             )
         except KafkaException:

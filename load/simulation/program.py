@@ -8,13 +8,16 @@ from random import Random
 from typing import Any
 
 from load.simulation.consumer import Consumer
+from load.simulation.faults import STEP
 from load.simulation.inputs import LIMITS, SPEC
 from load.simulation.network import Network
 from load.simulation.producer import Admin, Producer
 from load.simulation.scheduler import Process, Signal
 from worker.core.changelog import StateReader
 from worker.core.errors import BrokerError, DriftDetectorError
+from worker.core.events import Chunk
 from worker.core.pipeline import Outputs
+from worker.core.state import PartitionState
 from worker.transport.poller import Poller
 from worker.transport.processor import Destinations, Processor, Step
 from worker.transport.producer import Publisher
@@ -75,7 +78,7 @@ class Program:
         new_client = lambda: Producer(network, process, self._instance, self._session_s)  # noqa: E731
         publisher = Publisher(new_client, transactional=True)  # type: ignore[arg-type]
         self._processor = Processor(
-            self._step, Destinations(SOURCE, CHANGELOG, streams), publisher, self
+            self._slow_step, Destinations(SOURCE, CHANGELOG, streams), publisher, self
         )
         poller_ended = Signal()
         try:
@@ -155,6 +158,13 @@ class Program:
             self._wait(self._ending, self._commit_every_s)
             self._processor.commit().result()
 
+    def _slow_step(self, state: PartitionState, chunk: Chunk) -> Outputs:
+        self._network.faults.may_break(self.process, f"before {STEP}")
+        outputs = self._step(state, chunk)
+        self._wait(None, self._network.faults.step_s())
+        self._network.faults.may_break(self.process, f"after {STEP}")
+        return outputs
+
     def _new_follower(self, _partition: int) -> Follower:
         return Follower(StateReader(SPEC, LIMITS))
 
@@ -163,7 +173,7 @@ class Program:
         admin = Admin(self._network, self.process)
         return restore(reader, admin, CHANGELOG, followers, wanted)  # type: ignore[arg-type]
 
-    def _wait(self, signal: Signal, timeout_s: float | None) -> None:
+    def _wait(self, signal: Signal | None, timeout_s: float | None) -> None:
         self._scheduler.wait(signal, timeout_s)
 
     def _tell(self, text: str) -> None:

@@ -133,11 +133,11 @@ class World:
         random, at = self._random, self._scheduler.at
         for partition in range(self._partitions):
             self._plan_input(partition, events(random, partition, random.randint(5, 60)))
-        for number in range(random.randint(1, 3)):
+        for number in range(random.choice((1, 2, 2, 3, 3))):
             name = f"worker-{number}"
             self._wanted.add(name)
             at(random.uniform(0.0, 8.0), self._start, name)
-            for _ in range(random.choice((0, 0, 1, 3))):
+            for _ in range(random.choice((0, 1, 2, 6))):
                 at(random.uniform(1.0, self._healed_s), self._disturb, name)
         for _ in range(random.choice((0, 0, 1, 2))):
             at(random.uniform(1.0, self._healed_s), self._outage, random.uniform(0.2, 12.0))
@@ -326,7 +326,7 @@ class World:
         return self._scheduler.now_s
 
     def _later(self, call: Callable[[], None]) -> None:
-        self._scheduler.at(self._faults.latency_s(), call)
+        self._scheduler.at(self._faults.marker_latency_s(), call)
 
 
 class _TraceHandler(logging.Handler):

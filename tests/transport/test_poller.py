@@ -7,10 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
 from tests.support.kafka import wait_until
-from worker.core.errors import FencedError
+from worker.core.errors import BrokerError, FencedError
 from worker.transport.poller import Poller
 
 TOPIC = "events"
@@ -136,3 +137,46 @@ def test_a_second_worker_of_the_same_instance_is_named_as_the_reason() -> None:
     poller.join(WAIT_S)
     assert isinstance(owner.failed, FencedError)
     assert "worker.instance_id" in str(owner.failed)
+
+
+class Losing(OnePartition):
+    """Loses its partition, and is given it again in a new generation, within one call."""
+
+    lose = False
+
+    def subscribe(self, topics: list[str], **callbacks: Any) -> None:
+        super().subscribe(topics, **callbacks)
+        self._callbacks = callbacks
+
+    def consume(self, count: int, timeout_s: float) -> list[Record]:
+        if self.lose:
+            self.lose = False
+            for name in ("on_lost", "on_assign", "on_revoke"):
+                self._callbacks[name](self, [TopicPartition(TOPIC, 0)])
+        return super().consume(count, timeout_s)
+
+
+class Loser(Owner):
+    """Asks on behalf of a commit that was on its way when the partitions were lost."""
+
+    asked: Future[str] | None = None
+    poller: Poller
+
+    def on_lost(self, _partitions: list[int]) -> None:
+        self.asked = self.poller.call(lambda _: "the metadata of the new generation")
+
+    def on_revoking(self, partitions: list[int]) -> Future[Any]:
+        # The job in hand is that commit; giving back waits for it, and serves what it asks.
+        return self.asked or super().on_revoking(partitions)
+
+
+def test_a_commit_on_its_way_learns_nothing_of_the_generation_after_a_loss() -> None:
+    consumer, owner = Losing([]), Loser()
+    owner.poller = Poller(consumer, TOPIC, owner)  # type: ignore[arg-type]
+    owner.poller.start()
+    wait_until(lambda: bool(owner.poller.assignments), "partition 0 is assigned", WAIT_S)
+    consumer.lose = True
+    owner.poller.join(WAIT_S)
+    assert owner.asked is not None
+    with pytest.raises(BrokerError, match="no member"):
+        owner.asked.result(WAIT_S)
