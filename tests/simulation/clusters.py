@@ -33,6 +33,7 @@ class Cluster(Protocol):
     def member(self, group: str, instance: str | None = None) -> Any: ...
     def reader(self, committed_only: bool = True) -> Any: ...
     def end(self) -> int: ...
+    def compacted(self, upto: int) -> None: ...
     def sleep(self, seconds: float) -> None: ...
     def run(self, script: Callable[[Cluster], T]) -> T: ...
 
@@ -40,10 +41,16 @@ class Cluster(Protocol):
 class RealCluster:
     """librdkafka on Apache Kafka; ``prefix`` keeps scripts apart."""
 
-    def __init__(self, brokers: str, prefix: str) -> None:
+    def __init__(self, brokers: str, prefix: str, compact: bool = False) -> None:
         self._brokers, self._prefix = brokers, prefix
         self.topic = f"{prefix}-t"
-        create_topics(brokers, self.topic, partitions=1)
+        # Segments roll at once, so that the cleaner may touch all but the last.
+        compaction = {
+            "cleanup.policy": "compact",
+            "segment.ms": "100",
+            "min.cleanable.dirty.ratio": "0.01",
+        }
+        create_topics(brokers, self.topic, partitions=1, config=compaction if compact else None)
         self._open: list[Any] = []
 
     def producer(self, transactional_id: str, timeout_s: float = 60.0) -> Any:
@@ -81,6 +88,18 @@ class RealCluster:
         admin = AdminClient({"bootstrap.servers": self._brokers}, logger=QUIET)
         futures = admin.list_offsets({TopicPartition(self.topic, 0): OffsetSpec.latest()})
         return int(next(iter(futures.values())).result(30.0).offset)
+
+    def compacted(self, upto: int) -> None:
+        """Wait until the cleaner has left one record a key below ``upto``."""
+        deadline_s = time.monotonic() + 60.0
+        while True:
+            keys = [
+                key for offset, key, _ in read_all(self, committed_only=False)[0] if offset < upto
+            ]
+            if len(keys) == len(set(keys)):
+                return
+            assert time.monotonic() < deadline_s, f"the log cleaner has left {keys}"
+            time.sleep(0.2)
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -125,6 +144,10 @@ class SimulatedCluster:
         admin = simulated_producer.Admin(self._network, self._process)
         futures = admin.list_offsets({TopicPartition(self.topic, 0): None}, 30.0)
         return int(next(iter(futures.values())).result(30.0).offset)
+
+    def compacted(self, upto: int) -> None:
+        log = self._broker.log(self.topic, 0)
+        assert log.compact(self._scheduler.now_s, upto, keep_tombstones_s=3600.0)
 
     def sleep(self, seconds: float) -> None:
         self._scheduler.wait(None, seconds)

@@ -37,8 +37,13 @@ def publish(cluster: Any, producer: Any, *values: bytes) -> None:
     end = cluster.end()
     for value in values:
         producer.produce(cluster.topic, value, b"k", partition=0, on_delivery=lambda *_: None)
+    stored(cluster, end + len(values))
+
+
+def stored(cluster: Any, end: int) -> None:
+    """Wait until the log has an end."""
     for _ in range(100):
-        if cluster.end() >= end + len(values):
+        if cluster.end() >= end:
             return
         cluster.sleep(0.05)
     raise AssertionError("not stored in time")
@@ -196,6 +201,32 @@ def pending_offsets_are_waited_for(cluster: Any) -> Any:
     return waiting[0], committed(cluster, member)
 
 
+def compaction_keeps_offsets_and_the_newest_of_each_key(cluster: Any) -> Any:
+    producer = cluster.producer("p")
+    producer.init_transactions(WAIT_S)
+    transactions: list[tuple[bool, dict[bytes, bytes | None]]] = [
+        (True, {b"a": b"1", b"b": b"1", b"c": b"1"}),
+        (True, {b"a": b"2"}),
+        (False, {b"b": b"aborted", b"d": b"aborted"}),
+        (True, {b"c": None}),
+    ]
+    for commit, rows in transactions:
+        producer.begin_transaction()
+        for key, value in rows.items():
+            producer.produce(cluster.topic, value, key, partition=0, on_delivery=lambda *_: None)
+        if not commit:
+            stored(cluster, cluster.end() + len(rows))
+        (producer.commit_transaction if commit else producer.abort_transaction)(WAIT_S)
+    ended(cluster, 11)
+    cluster.sleep(0.5)  # the next record begins a new segment, and that is never cleaned
+    producer.begin_transaction()
+    producer.produce(cluster.topic, b"last", b"a", partition=0, on_delivery=lambda *_: None)
+    producer.commit_transaction(WAIT_S)
+    ended(cluster, 13)
+    cluster.compacted(upto=11)
+    return read_all(cluster)
+
+
 SCRIPTS = [
     aborted_records_are_passed_over,
     an_open_transaction_holds_back_what_follows,
@@ -214,3 +245,9 @@ def test_both_brokers_give_the_same_answers(kafka: LocalKafka, script: Script) -
     real: Cluster = RealCluster(kafka.bootstrap_servers, unique("fidelity"))
     simulated: Cluster = SimulatedCluster()
     assert simulated.run(script) == real.run(script)
+
+
+def test_both_brokers_compact_alike(kafka: LocalKafka) -> None:
+    script = compaction_keeps_offsets_and_the_newest_of_each_key
+    real: Cluster = RealCluster(kafka.bootstrap_servers, unique("fidelity"), compact=True)
+    assert SimulatedCluster().run(script) == real.run(script)
