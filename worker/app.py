@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_DEADLINE_S = 30.0
 COLLECT_GARBAGE_EVERY_S = 10.0
+LOOK_FOR_ORPHANS_EVERY_S = 5.0
 BUFFERED_CHUNKS = 4
 US_PER_HOUR = 3_600_000_000
 
@@ -130,6 +131,10 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
     @app.timer(COLLECT_GARBAGE_EVERY_S)  # type: ignore[untyped-decorator]
     async def collect_garbage() -> None:
         gc.collect()
+
+    @app.timer(LOOK_FOR_ORPHANS_EVERY_S)  # type: ignore[untyped-decorator]
+    async def look_for_orphans() -> None:
+        await app.loop.run_in_executor(None, app.transport.look_for_orphans)
 
     return app
 

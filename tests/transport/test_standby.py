@@ -38,9 +38,10 @@ from worker.metrics import Metrics
 from worker.settings import Settings, load_settings
 from worker.transport import standby
 from worker.transport.driver import Transport
+from worker.transport.group import Group
 from worker.transport.processor import Destinations
 from worker.transport.restore import Follower, restore
-from worker.transport.standby import Group, Standbys, copies_of
+from worker.transport.standby import Standbys, copies_of
 
 WAIT_S = 60.0
 GROUPS = st.integers(1, 8).flatmap(

@@ -16,13 +16,14 @@ from worker.kafka_config import create_tuned
 from worker.settings import Settings
 from worker.transport.assignment import PollerListener
 from worker.transport.consumer import Consumer
+from worker.transport.group import Group, Orphans
 from worker.transport.observe import Ends, Observer
 from worker.transport.poller import Poller
 from worker.transport.processor import Destinations, Processor, ProcessorListener, Step
 from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer, Publisher
 from worker.transport.restore import Follower, restore
 from worker.transport.stall import Observation
-from worker.transport.standby import Group, Standbys
+from worker.transport.standby import Standbys
 
 RECONNECT_WITHIN_MS = 1_000
 """Longest pause between attempts to reach a broker that is down; librdkafka's own is 10 s."""
@@ -69,6 +70,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.publisher = Publisher(self.make_producer, self.exactly_once)
         self.processor = Processor(step, destinations, self.publisher, listener)
         self._observer: Observer | None = None
+        self._orphans: Orphans | None = None
         self._restoring: Collection[Follower] = ()
 
     @property
@@ -79,9 +81,15 @@ class Transport(base.Transport):  # type: ignore[misc]
     def make_poller(self, topic: str, listener: PollerListener) -> Poller:
         """The polling thread, not started; from now on there is something to observe."""
         poller = Poller(self.make_consumer(), topic, listener)
-        ends = Ends(self._create(AdminClient, {}), topic)
-        self._observer = Observer(poller, self.processor, ends)
+        admin = self._create(AdminClient, {})
+        self._observer = Observer(poller, self.processor, Ends(admin, topic))
+        self._orphans = Orphans(admin, self._group, poller)
         return poller
+
+    def look_for_orphans(self) -> None:
+        """See that every partition has an owner; waits for the brokers."""
+        if self._orphans is not None:
+            self._orphans.look()
 
     def observations(self) -> Iterable[Observation]:
         """What should move; see :class:`worker.transport.observe.Observer`."""
@@ -153,7 +161,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         if worker.standby_replicas == 0:
             return None
         return Standbys(
-            Group(worker.app_id, self._settings.topics.sensor_events, self._instance),
+            self._group,
             worker.standby_replicas,
             self._settings.changelog_topic,
             self._create(AdminClient, {}),
@@ -164,6 +172,11 @@ class Transport(base.Transport):  # type: ignore[misc]
             new_follower,
             owned,
         )
+
+    @property
+    def _group(self) -> Group:
+        topic = self._settings.topics.sensor_events
+        return Group(self._settings.worker.app_id, topic, self._instance)
 
     @property
     def _instance(self) -> str:

@@ -72,6 +72,7 @@ class Poller(threading.Thread):
         self._lag: dict[int, int] = {}
         self._lag_read_s = 0.0
         self._backlog = Backlog()
+        self._joining_anew = threading.Event()
         self._leaving = threading.Event()
         self._ended = threading.Event()
         self._turns = self._drained = 0
@@ -133,6 +134,10 @@ class Poller(threading.Thread):
             },
         )
 
+    def join_anew(self) -> None:
+        """Give partitions back, leave the group and join it again, so that it divides anew."""
+        self._joining_anew.set()
+
     def leave(self) -> None:
         """Give partitions back and leave the group; returns when the thread has ended."""
         self._leaving.set()
@@ -144,14 +149,13 @@ class Poller(threading.Thread):
     def run(self) -> None:
         """Poll until told to leave, or until something fails."""
         try:
-            self._consumer.subscribe(
-                [self._topic],
-                on_assign=self._on_assign,
-                on_revoke=self._on_revoke,
-                on_lost=self._on_lost,
-            )
+            self._join_group()
             while not self._leaving.is_set():
                 self._turns += 1
+                if self._joining_anew.is_set():
+                    self._joining_anew.clear()
+                    self._leave_group()
+                    self._join_group()
                 self._serve_requests()
                 self._poll()
                 self._read_lag()
@@ -386,6 +390,14 @@ class Poller(threading.Thread):
         self._open.add(partition)
         if not self._throttled:
             self._consumer.resume([TopicPartition(self._topic, partition)])
+
+    def _join_group(self) -> None:
+        self._consumer.subscribe(
+            [self._topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
 
     def _leave_group(self) -> None:
         # close() alone keeps a static member's partitions reserved until its session

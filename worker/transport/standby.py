@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import struct
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection
 
 from confluent_kafka import (
     Consumer,
@@ -30,6 +27,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from worker.kafka_config import describe
+from worker.transport.group import REQUEST_TIMEOUT_S, Group, Members, ask_members
 from worker.transport.restore import Follower, follow
 
 log = logging.getLogger(__name__)
@@ -38,48 +36,12 @@ BATCH_ROWS = 10_000
 FETCH_WAIT_S = 0.1
 LOOK_EVERY_S = 3.0
 """How often the group is asked for its members: bounds how long a moved partition has no copy."""
-REQUEST_TIMEOUT_S = 3.0
-RANDOM_ID_CHARS = 37
 LAG_EVERY_S = 1.0
 REST_AFTER_FAILURE_S = 30.0
 RENEW_AFTER_S = 24 * 3600.0
 """A reader keeps a place for each machine it has ever met, also for those forgotten since; and it
 must have read a deletion before ``delete.retention.ms`` lets Kafka drop it."""
 STOP_DEADLINE_S = 5.0
-
-Members = Mapping[str, Collection[int]]
-"""Partitions owned by each member of the group, by its instance id."""
-
-
-def members_of(group: Any, topic: str) -> Members | None:
-    """Who owns what of a topic; None while the group changes.
-
-    Args:
-        group: the client's ``GroupMetadata``, whose declared types are incomplete.
-    """
-    if group.state != "Stable":
-        return None
-    return {
-        # The broker makes a static member's id of its instance id and a random one.
-        member.id[:-RANDOM_ID_CHARS]: _owned(member.assignment, topic)
-        for member in group.members
-    }
-
-
-def _owned(assignment: bytes, topic: str) -> list[int]:
-    """Read a member's assignment: Kafka's "consumer protocol", the same start in all versions."""
-    owned: list[int] = []
-    _version, topics = struct.unpack_from(">hi", assignment)
-    at = 6
-    for _ in range(topics):
-        (length,) = struct.unpack_from(">h", assignment, at)
-        name, at = assignment[at + 2 : at + 2 + length], at + 2 + length
-        (count,) = struct.unpack_from(">i", assignment, at)
-        partitions = struct.unpack_from(f">{count}i", assignment, at + 4)
-        at += 4 + 4 * count
-        if name == topic.encode():
-            owned += partitions
-    return owned
 
 
 def copies_of(instance: str, members: Members, replicas: int) -> set[int]:
@@ -101,19 +63,6 @@ def copies_of(instance: str, members: Members, replicas: int) -> set[int]:
 
 def _rank(partition: int, instance: str) -> bytes:
     return hashlib.blake2b(f"{partition} {instance}".encode(), digest_size=8).digest()
-
-
-@dataclass(frozen=True)
-class Group:
-    """The workers' consumer group and the topic they share.
-
-    Attributes:
-        instance: ``group.instance.id`` of the member that keeps the copies.
-    """
-
-    name: str
-    source: str
-    instance: str
 
 
 class Standbys(threading.Thread):
@@ -209,9 +158,7 @@ class Standbys(threading.Thread):
         self._look_at_s = now_s + LOOK_EVERY_S
         try:
             topic_id = self._ask_topic_id()
-            # Deprecated, but its successor ends the whole process when the coordinator goes away
-            # at the wrong moment (https://github.com/confluentinc/librdkafka/issues/4605).
-            groups = self._admin.list_groups(self._group.name, timeout=REQUEST_TIMEOUT_S)
+            members = ask_members(self._admin, self._group)
         except KafkaException as error:
             # The copies are still good, and the next look may succeed.
             log.info("standby copies: the group cannot be looked at: %s", describe(error))
@@ -222,7 +169,6 @@ class Standbys(threading.Thread):
                 log.warning("%s was created again; standby copies are begun anew", self._changelog)
             self._topic_id = topic_id
             self._drop_all()
-        members = members_of(groups[0], self._group.source) if groups else None
         if members is not None:
             me = self._group.instance
             others = {p for name in members if name != me for p in members[name]}

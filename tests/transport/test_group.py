@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from load.records import unique
+from tests.transport.conftest import Job, simulated
+from tests.transport.test_exactly_once import WAIT_S, wait_until_all_is_committed
+from worker.transport.group import ORPHANED_AFTER_S, OrphanJudge
+
+EVENTS = 2_000
+
+
+def test_a_partition_that_nobody_owns_for_a_while_makes_the_least_busy_member_join_anew() -> None:
+    members = {"a": [0, 1], "b": [3], "c": [4]}
+    a, b, c = (OrphanJudge(instance) for instance in members)
+    for judge in (a, b, c):
+        assert judge.look(members, 5, 100.0) == []
+        assert judge.look(members, 5, 100.0 + ORPHANED_AFTER_S - 0.1) == []
+    later_s = 100.0 + ORPHANED_AFTER_S
+    assert [judge.look(members, 5, later_s) for judge in (a, b, c)] == [[], [2], []]
+    assert b.look(members, 5, later_s + 1) == []
+
+
+def test_a_group_that_changes_is_left_alone() -> None:
+    judge = OrphanJudge("a")
+    for second in range(0, 100, 5):
+        assert judge.look({"a": [0]} if second % 10 else None, 2, float(second)) == []
+    for second in range(0, 100, 5):
+        owned = [0, 1] if second % 10 else [0, 2]
+        assert judge.look({"a": owned}, 3, float(second)) == []
+
+
+def test_a_partition_that_the_group_has_forgotten_is_given_an_owner(job: Job) -> None:
+    """A member dies while it gives partitions up; its successor takes its old place."""
+    app_id = unique("forgotten")
+    first = job.settings(app_id)
+    second = {**first, "worker.instance_id": "1"}
+    job.feed(simulated(job.bundle, EVENTS))
+    config = {
+        "bootstrap.servers": first["kafka.brokers"],
+        "group.id": app_id,
+        "group.instance.id": f"{app_id}-0",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": 30_000,
+    }
+    dying = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.dying_member", json.dumps(config), job.source],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert dying.stdout is not None
+    try:
+        assert dying.stdout.readline() == b"assigned\n"
+        with job.worker(second):
+            assert dying.wait(WAIT_S) == 9
+            with job.worker(first):
+                wait_until_all_is_committed(job, app_id)
+    finally:
+        dying.kill()
+        dying.wait(WAIT_S)
+        dying.stdout.close()
+    assert "nobody owns partitions" in job.log(app_id)
+    assert job.published(app_id) == job.expected()[0]
