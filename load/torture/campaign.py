@@ -71,7 +71,7 @@ class Plan:
     broker_restarts: int = 5
     network_cuts: int = 10
     slow_networks: int = 5
-    events_per_s: int = 1_500
+    events_per_s: int = 1_000
     seed: int = 1
 
     @property

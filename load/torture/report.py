@@ -58,7 +58,7 @@ def tables(result: Result) -> Group:
         f"{result.verdict.lost}",
         f"{result.verdict.duplicated}",
     ]
-    table.add_column("", "all")
+    table.add_column("", "all", no_wrap=True)
     for name, total in zip(("injected", "recovered", "lost", "duplicated"), totals, strict=True):
         table.add_column(name, total, justify="right")
     for name in ("recovery, median", "longest"):

@@ -44,6 +44,7 @@ PLAN = Plan(
 
 
 @pytest.mark.kafka
+@pytest.mark.timeout(600)  # what it waits for has deadlines of its own
 def test_a_short_campaign_loses_doubles_and_changes_nothing(tmp_path: Path) -> None:
     steps: list[str] = []
     result = Campaign(PLAN, tmp_path, lambda step, _: steps.append(step)).run()
