@@ -153,6 +153,7 @@ def test_the_broker_tells_commits_from_aborts_and_processes_by_their_epoch(
         producer.init_transactions(WAIT_S)
         producer.begin_transaction()
         producer.produce(job.source, b"in a transaction")
+        producer.flush(WAIT_S)
         end(producer, WAIT_S)
 
     def seen(since: dict[int, int] | None) -> list[tuple[int, str]]:
