@@ -100,7 +100,8 @@ def test_a_replay_is_never_forgotten() -> None:
 
 
 def test_the_broker_stamps_sensor_events_so_that_future_timestamps_can_be_judged() -> None:
-    assert load_declarations()[INPUT].config["message.timestamp.type"] == "LogAppendTime"
+    for declaration in load_declarations().values():
+        assert declaration.config["message.timestamp.type"] == "LogAppendTime"
 
 
 def test_the_longest_event_fits_into_every_topic_it_may_reach() -> None:

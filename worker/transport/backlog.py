@@ -6,8 +6,8 @@ import logging
 
 log = logging.getLogger(__name__)
 
-BEHIND_EVENTS = 100_000
-"""Far more than is read ahead: what an outage leaves, not what a busy second does."""
+BEHIND_EVENTS = 50_000
+"""More than is read ahead: what an outage leaves, not what a busy second does."""
 CAUGHT_UP_EVENTS = 10_000
 
 

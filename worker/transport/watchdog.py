@@ -60,6 +60,7 @@ class Watchdog(threading.Thread):
         self._asked = self._answered = 0
         self._stop_s: float | None = None
         self._ending: BaseException | None = None
+        self._never = threading.Event()  # waiting for it is sleeping by the monotonic clock
 
     def watch(
         self, loop: asyncio.AbstractEventLoop, crash: Callable[[BaseException], object]
@@ -89,7 +90,7 @@ class Watchdog(threading.Thread):
         last_s = time.monotonic()
         while True:
             faulthandler.dump_traceback_later(2 * self._timeout_s, exit=True)
-            time.sleep(self._every_s)
+            self._never.wait(self._every_s)
             now_s = time.monotonic()
             elapsed_s, last_s = now_s - last_s, now_s
             if self._stop_s is not None:
