@@ -9,7 +9,7 @@ import pytest
 
 from load.local_kafka import LocalKafka, LocalKafkaMissingError, find_java, find_version
 
-RAN_ON_KAFKA = pytest.StashKey[int]()
+RAN_ON_KAFKA = pytest.StashKey["KafkaCount"]()
 MISSING = pytest.StashKey[str | None]()
 
 
@@ -21,7 +21,8 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RAN_ON_KAFKA] = 0
+    config.stash[RAN_ON_KAFKA] = KafkaCount()
+    config.pluginmanager.register(config.stash[RAN_ON_KAFKA])
     config.stash[MISSING] = _what_is_missing()
 
 
@@ -44,14 +45,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     if item.get_closest_marker("kafka") is not None:
-        item.config.stash[RAN_ON_KAFKA] += 1
+        item.user_properties.append(("ran on", "kafka"))
+
+
+class KafkaCount:
+    """Counts in the process that reports, wherever the tests ran."""
+
+    def __init__(self) -> None:
+        self.tests = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Look at each finished test."""
+        if report.when == "call" and ("ran on", "kafka") in report.user_properties:
+            self.tests += 1
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     missing = config.stash[MISSING]
-    count = config.stash[RAN_ON_KAFKA]
+    count = config.stash[RAN_ON_KAFKA].tests
     if missing is None:
         tests = "1 test" if count == 1 else f"{count} tests"
         terminalreporter.write_line(f"{tests} ran against Apache Kafka {find_version()}")
