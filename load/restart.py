@@ -46,7 +46,10 @@ class Restart:
 def measure(brokers: str, machines: int, log: Path) -> Restart:
     """Fill, kill and restart a worker twice: without anything to read, and with."""
     topic = f"restart-{machines}"
-    settings = worker_settings(brokers, topic, topic)
+    settings = {
+        **worker_settings(brokers, topic, topic),
+        "worker.max_machines": str(machines),  # keys do not spread evenly
+    }
     create_topics(settings)
     with WorkerProcess(settings, log) as worker:
         worker.wait_until_healthy(DEADLINE_S)
