@@ -130,14 +130,22 @@ def test_the_slot_in_a_key_has_one_spelling() -> None:
 
 @pytest.mark.parametrize("repair", ["row", "tombstone"])
 @pytest.mark.parametrize("batch", [1, 100])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda value: b"nonsense", id="another form"),
+        pytest.param(flip(70), id="a statistic changed"),
+    ],
+)
 def test_a_damaged_row_that_was_repaired_or_deleted_later_does_no_harm(
-    repair: str, batch: int
+    damage: Callable[[bytes], bytes], repair: str, batch: int
 ) -> None:
     state = some_state()
     rows = state.take_changes()
     key, value = rows[-1]
-    damaged: list[Row] = [*rows[:-1], (key, b"nonsense"), (b"garbage", b"x" * 300)]
-    damaged += [(b"garbage", None), (key, value if repair == "row" else None)]
+    assert value is not None
+    damaged: list[Row] = [*rows[:-1], (b"garbage", b"x" * 300), (b"garbage", None)]
+    damaged += [(key, damage(value)), (key, value if repair == "row" else None)]
     restored = read_back(BASE, damaged, batch=batch)
     expected = dict(state.snapshot())
     if repair == "tombstone":

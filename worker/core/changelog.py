@@ -106,15 +106,16 @@ class StateReader:
                 machines[i] = self._position(machine_id)
             else:
                 sound[i] = False
-        if self._unread:
-            for key, _ in rows:
-                self._unread.pop(key, None)
-        if sound.all():
-            self._records[machines, slots] = records
-            return
-        self._records[machines[sound], slots[sound]] = records[sound]
-        for i in np.flatnonzero(~sound).tolist():
-            self._set_aside(*rows[i], offsets[i])
+        # From one damaged row to the next: a row of its key may come before it, or after.
+        start = 0
+        for damaged in [*np.flatnonzero(~sound).tolist(), len(rows)]:
+            self._records[machines[start:damaged], slots[start:damaged]] = records[start:damaged]
+            if self._unread:
+                for key, _ in rows[start:damaged]:
+                    self._unread.pop(key, None)
+            if damaged < len(rows):
+                self._set_aside(*rows[damaged], offsets[damaged])
+            start = damaged + 1
 
     def _read_others(self, rows: Sequence[Row], offsets: Sequence[int]) -> None:
         for (key, value), offset in zip(rows, offsets, strict=True):
