@@ -4,10 +4,15 @@ import json
 import subprocess
 import sys
 
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stub hides them
+    GroupMember,
+    GroupMetadata,
+)
+
 from load.records import unique
 from tests.transport.conftest import Job, simulated
 from tests.transport.test_exactly_once import WAIT_S, wait_until_all_is_committed
-from worker.transport.group import ORPHANED_AFTER_S, OrphanJudge
+from worker.transport.group import ORPHANED_AFTER_S, RANDOM_ID_CHARS, OrphanJudge, members_of
 
 EVENTS = 2_000
 
@@ -30,6 +35,15 @@ def test_a_group_that_changes_is_left_alone() -> None:
     for second in range(0, 100, 5):
         owned = [0, 1] if second % 10 else [0, 2]
         assert judge.look({"a": owned}, 3, float(second)) == []
+
+
+def test_a_member_that_the_leader_left_out_owns_nothing() -> None:
+    member = GroupMember()
+    member.id = "a" + "-" * RANDOM_ID_CHARS
+    member.assignment = b""
+    group = GroupMetadata()
+    group.state, group.members = "Stable", [member]
+    assert members_of(group, "events") == {"a": []}
 
 
 def test_a_partition_that_the_group_has_forgotten_is_given_an_owner(job: Job) -> None:

@@ -75,6 +75,8 @@ def members_of(group: Any, topic: str) -> Members | None:
 def _owned(assignment: bytes, topic: str) -> list[int]:
     """Read a member's assignment: Kafka's "consumer protocol", the same start in all versions."""
     owned: list[int] = []
+    if not assignment:  # the leader has left the member out
+        return owned
     _version, topics = struct.unpack_from(">hi", assignment)
     at = 6
     for _ in range(topics):
