@@ -14,7 +14,7 @@ from load.local_kafka import LocalKafka
 from tests.support.kafka import QUIET, NewRecord, create_topics, produce, unique
 from worker.core.changelog import StateReader
 from worker.core.channels import parse_spec
-from worker.core.errors import StateError
+from worker.core.errors import BrokerError, StateError
 from worker.core.state import PartitionState
 from worker.transport.restore import Follower, restore
 
@@ -105,6 +105,23 @@ def test_rows_of_a_transaction_that_is_still_open_are_waited_for(kafka: LocalKaf
     thread.join(30)
     assert states[0].snapshot() == state.snapshot()
     assert ended_s >= committed_s[0] - 0.5
+
+
+def test_a_transaction_that_does_not_end_is_a_failure_of_the_brokers_not_of_the_state(
+    kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = unique("changelog")
+    create_topics(kafka.bootstrap_servers, topic, partitions=1)
+    producer = transactional(kafka)
+    producer.begin_transaction()
+    send(producer, topic, state_with(1, 1).snapshot())
+    producer.flush(30)
+    monkeypatch.setattr("worker.transport.restore.STALLED_AFTER_S", 0.5)
+    with pytest.raises(BrokerError, match="hanging transaction"):
+        read_back(kafka, topic, 1)
+    producer.abort_transaction(30)
+    monkeypatch.undo()
+    assert read_back(kafka, topic, 1)[0].snapshot() == []
 
 
 def test_a_row_that_this_version_did_not_write_stops_the_restore(kafka: LocalKafka) -> None:

@@ -19,7 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stub hi
 )
 
 from worker.core.changelog import StateReader
-from worker.core.errors import BrokerError, StateError
+from worker.core.errors import BrokerError
 from worker.kafka_config import describe, is_passing, retried
 from worker.transport.delivery import by_partition
 
@@ -59,8 +59,8 @@ def restore(
         Number of rows read.
 
     Raises:
-        StateError: reading makes no progress.
-        BrokerError: the brokers do not answer, or the topic cannot be read.
+        BrokerError: the brokers do not answer, the topic cannot be read, or reading it makes
+            no progress.
     """
     try:
         ends = _ends(admin, topic, followers)
@@ -101,7 +101,7 @@ def _read(
         if messages:
             moved_s = now_s
         elif now_s - moved_s > STALLED_AFTER_S:
-            raise StateError(
+            raise BrokerError(
                 f"changelog {topic!r} has not moved for {STALLED_AFTER_S:.0f} s while restoring; "
                 "check the cluster for unavailable partitions or a hanging transaction."
             )
