@@ -53,6 +53,13 @@ class Fatal(Record):
         return KafkaError(KafkaError._FATAL, f"Fatal error: {reason}")
 
 
+class Deleted(Record):
+    """What fetching returns once retention has overtaken it."""
+
+    def error(self) -> KafkaError:
+        return KafkaError(KafkaError._AUTO_OFFSET_RESET)
+
+
 class OnePartition:
     """A consumer that is assigned partition 0 and fetches one record at a time."""
 
@@ -180,3 +187,63 @@ def test_a_commit_on_its_way_learns_nothing_of_the_generation_after_a_loss() -> 
     assert owner.asked is not None
     with pytest.raises(BrokerError, match="no member"):
         owner.asked.result(WAIT_S)
+
+
+class Overtaken(OnePartition):
+    """Hands out all at once: what it has, and that the next ones are gone, up to offset 30."""
+
+    first = 0
+
+    def consume(self, count: int, timeout_s: float) -> list[Record]:
+        messages = super().consume(count, timeout_s)
+        if messages:
+            messages += self._records
+            self._records = []
+            self.first = 30
+        return messages
+
+    def get_watermark_offsets(self, *_args: Any, **_options: Any) -> tuple[int, int]:
+        return self.first, RECORDS
+
+
+class Counting(Owner):
+    """Counts what is gone."""
+
+    deleted = 0
+
+    def on_deleted_unread(self, partition: int, offsets: int) -> None:
+        self.deleted += offsets
+
+
+def test_records_that_came_before_the_deleted_ones_do_not_count_as_lost() -> None:
+    records = [Record(offset, b"") for offset in range(20)]
+    consumer, owner = Overtaken([*records, Deleted(20, None)]), Counting()
+    poller = Poller(consumer, TOPIC, owner)  # type: ignore[arg-type]
+    poller.start()
+    wait_until(lambda: bool(poller.assignments), "partition 0 is assigned", WAIT_S)
+    poller.open(0, poller.assignments[0].epoch)
+    wait_until(lambda: owner.deleted > 0, "the deleted ones are noticed", WAIT_S)
+    poller.leave()
+    assert owner.deleted == 10
+    assert owner.failed is None
+
+
+class Clinging(OnePartition):
+    """Does not give its partition back."""
+
+    def unsubscribe(self) -> None:
+        """Nothing comes of it."""
+
+
+def test_a_member_that_cannot_leave_ends_instead_of_joining_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.transport.poller.LEAVE_DEADLINE_S", 0.1)
+    owner = Owner()
+    poller = Poller(Clinging([]), TOPIC, owner)  # type: ignore[arg-type]
+    poller.start()
+    wait_until(lambda: bool(poller.assignments), "partition 0 is assigned", WAIT_S)
+    poller.join_anew()
+    poller.join(WAIT_S)
+    assert isinstance(owner.failed, BrokerError)
+    assert "partitions [0] could not be given back" in str(owner.failed)

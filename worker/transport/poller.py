@@ -155,6 +155,12 @@ class Poller(threading.Thread):
                 if self._joining_anew.is_set():
                     self._joining_anew.clear()
                     self._leave_group()
+                    if self.assignments:  # reading on would miss what came while leaving
+                        raise BrokerError(
+                            f"partitions {sorted(self.assignments)} could not be given back "
+                            f"within {LEAVE_DEADLINE_S:.0f} s; the worker ends itself and goes "
+                            "on where it last committed."
+                        )
                     self._join_group()
                 self._serve_requests()
                 self._poll()
@@ -239,11 +245,23 @@ class Poller(threading.Thread):
         self._throttled = on
 
     def _accept(self, messages: list[Message]) -> None:
-        usable = [message for message in messages if self._is_record(message)]
-        if not usable:
-            return
+        records, deleted = [], []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(message)
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                deleted.append(_number(message.partition()))
+            else:
+                self._take_note(message, error)
+        if records:
+            self._keep(records)
+        for partition in deleted:  # only now: what came before is not lost
+            self._skip_deleted(partition)
+
+    def _keep(self, records: list[Message]) -> None:
         with self._lock:
-            for chunk in chunks_by_partition(self._topic, usable):
+            for chunk in chunks_by_partition(self._topic, records):
                 assignment = self._assignments.get(chunk.partition)
                 if assignment is None:
                     continue
@@ -259,17 +277,11 @@ class Poller(threading.Thread):
                 self._buffered_bytes += delivery.size_bytes
         self._listener.on_ready()
 
-    def _is_record(self, message: Message) -> bool:
-        error = message.error()
-        if error is None:
-            return True
+    def _take_note(self, message: Message, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
             # Beyond the last record there may be markers of transactions: nothing to wait for.
             self._at_end[_number(message.partition())] = _number(message.offset())
-            return False
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            self._skip_deleted(_number(message.partition()))
-            return False
+            return
         if error.code() in _TOPIC_ERRORS:
             raise TopicError(
                 f"topic {self._topic!r} does not exist; create it with "
@@ -283,7 +295,6 @@ class Poller(threading.Thread):
         if not is_passing(error):
             raise BrokerError(f"reading topic {self._topic!r}: {describe(error)}.")
         log.warning("reading topic %s: %s", self._topic, describe(error))
-        return False
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         committed = self._committed(consumer, partitions)
