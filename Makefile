@@ -88,6 +88,7 @@ SEED ?=
 .PHONY: simulate
 simulate: $(STAMP_DEV) ## Run the worker on a simulated broker under seeded faults (SEEDS=5000, SEEDS=100-199; SEED=7: its trace)
 	@exec $(BIN)/python -m load.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+
 .PHONY: bench-restart
 bench-restart: $(STAMP_DEV) kafka-jars ## Measure restart and memory with 10,000 and 100,000 machines (ARGS="--machines 10000")
 	@exec $(BIN)/python -m load.restart $(ARGS)

@@ -9,6 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from worker.core.errors import ConfigError
 from worker.settings import (
+    CLIENT_BOUNDS_MS,
     MASK,
     TRANSPORT_KEYS,
     KafkaSettings,
@@ -222,9 +223,24 @@ def test_every_setting_is_documented_with_its_default_and_variable() -> None:
             assert f"`{getattr(getattr(Settings(), section), name)}`" in default
 
 
-def test_every_refused_client_setting_is_documented() -> None:
+def test_every_refused_or_bounded_client_setting_is_documented() -> None:
     text = DOCS.read_text("utf-8")
-    assert [key for key in sorted(TRANSPORT_KEYS) if f"`{key}`" not in text] == []
+    decided = sorted({*TRANSPORT_KEYS, *CLIENT_BOUNDS_MS})
+    assert [key for key in decided if f"`{key}`" not in text] == []
+
+
+@pytest.mark.parametrize("value", ["900000", "0", "-1", "1.5", "soon", ""])
+def test_a_client_setting_that_other_waits_build_on_is_bounded(value: str) -> None:
+    key = "transaction.timeout.ms"
+    with pytest.raises(ConfigError, match=rf"^kafka\.client\.{key} .*write 1000 to 60000"):
+        load_settings(None, {"DRIFTDETECTOR_KAFKA__CLIENT": json.dumps({key: value})})
+    allowed = load_settings(None, {"DRIFTDETECTOR_KAFKA__CLIENT": json.dumps({key: "10000"})})
+    assert allowed.kafka.client[key] == "10000"
+
+
+def test_no_worker_may_be_called_like_the_rebuild_of_state() -> None:
+    with pytest.raises(ConfigError, match=r"^worker\.instance_id .*--rebuild-state"):
+        load_settings(None, {"DRIFTDETECTOR_WORKER__INSTANCE_ID": "rebuild"})
 
 
 def test_the_documented_example_is_valid(tmp_path: Path) -> None:

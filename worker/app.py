@@ -199,6 +199,7 @@ def run_worker(settings: Settings) -> None:
     bundle = load_bundle(
         settings.worker.bundle, asset_dir("models"), threads=settings.worker.inference_threads
     )
+    state_limits(settings, bundle)  # refused before waiting for a broker
     _, metadata = connect(settings.kafka, CONNECT_DEADLINE_S)
     with garbage_collected_by_timer():
         asyncio.run(_run_until_signal(settings, bundle, metadata))

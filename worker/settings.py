@@ -66,6 +66,11 @@ TRANSPORT_KEYS = frozenset(
         "transactional.id",
     }
 )
+# Beyond these, waits in the transport end before what they wait for can have happened.
+CLIENT_BOUNDS_MS = {
+    "transaction.timeout.ms": (1_000, 60_000),
+    "max.poll.interval.ms": (180_000, 86_400_000),
+}
 _USE_BROKERS = "the addresses have their own key; write kafka.brokers instead"
 _TRANSPORT_DECIDES = "DriftDetector decides this itself, exactly-once depends on it; remove it"
 
@@ -113,6 +118,14 @@ class KafkaSettings(_Section):
                 raise PydanticCustomError("client_key", _USE_BROKERS, {"client_key": key})
             if key in TRANSPORT_KEYS:
                 raise PydanticCustomError("client_key", _TRANSPORT_DECIDES, {"client_key": key})
+            low, high = CLIENT_BOUNDS_MS.get(key, (0, 0))
+            number = str(value[key])
+            if high and not (number.isascii() and number.isdigit() and low <= int(number) <= high):
+                raise PydanticCustomError(
+                    "client_key",
+                    "{given} would break other waits; write {low} to {high}",
+                    {"client_key": key, "given": repr(number), "low": low, "high": high},
+                )
         return {
             key: SecretStr(item) if isinstance(item, str) and is_secret(key) else item
             for key, item in value.items()
@@ -152,8 +165,8 @@ class WorkerSettings(_Section):
             below the 30 s after which Kafka aborts an open transaction.
         bundle: name (newest version), name/version, or path of a bundle folder.
         inference_threads: threads of the ONNX session.
-        stall_timeout_s: how long the worker may stand still before it ends itself; above the
-            60 s that Kafka is given to answer, or an outage looks like a stall.
+        stall_timeout_s: how long the worker may stand still before it ends itself; below 100 an
+            outage of the brokers looks like a stall.
         machine_retention_h: a machine that sent nothing while the partition's newest event time
             moved on by this is forgotten.
         max_machines: how many machines a partition may have; events of more are dead letters.
@@ -177,7 +190,11 @@ class WorkerSettings(_Section):
 
     @field_validator("app_id", "instance_id")
     @classmethod
-    def _check_name(cls, value: str) -> str:
+    def _check_name(cls, value: str, info: ValidationInfo) -> str:
+        if info.field_name == "instance_id" and value == "rebuild":
+            raise ValueError(
+                "'rebuild' is what --rebuild-state calls itself; write another name, such as 0"
+            )
         return _check_kafka_name(value)
 
 

@@ -28,6 +28,14 @@ def test_a_partition_that_nobody_owns_for_a_while_makes_the_least_busy_member_jo
     assert b.look(members, 5, later_s + 1) == []
 
 
+def test_what_does_not_help_is_tried_ever_more_seldom_until_it_helps() -> None:
+    judge = OrphanJudge("a")
+    tried = [s for s in range(0, 1000, 5) if judge.look({"a": [0]}, 2, float(s))]
+    assert tried == [10, 35, 80, 165, 330, 655]
+    assert judge.look({"a": [0, 1]}, 2, 1000.0) == []
+    assert [s for s in range(1005, 1020, 5) if judge.look({"a": [0]}, 2, float(s))] == [1015]
+
+
 def test_a_group_that_changes_is_left_alone() -> None:
     judge = OrphanJudge("a")
     for second in range(0, 100, 5):

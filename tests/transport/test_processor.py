@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from worker.core.channels import ChannelSpec, parse_spec
-from worker.core.errors import FencedError, StateError
+from worker.core.errors import FencedError
 from worker.core.events import Chunk
 from worker.core.pipeline import Outputs, Record
 from worker.core.rows import LAYOUT_KEY
@@ -137,9 +137,9 @@ def test_a_chunk_of_an_earlier_assignment_is_ignored(processor: Processor, notes
 
 def test_a_gap_before_a_chunk_stops_everything(processor: Processor, notes: Notes) -> None:
     own(processor, 0)
-    with pytest.raises(StateError, match="partition 0: records 0 to 4 never arrived"):
+    with pytest.raises(GapError, match="partition 0: records 0 to 4 never arrived"):
         processor.apply(delivery(0, 5, 2)).result(WAIT_S)
-    with pytest.raises(StateError):
+    with pytest.raises(GapError):
         processor.commit().result(WAIT_S)
     assert notes.calls == []
 

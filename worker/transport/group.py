@@ -27,6 +27,7 @@ REQUEST_TIMEOUT_S = 3.0
 RANDOM_ID_CHARS = 37
 ORPHANED_AFTER_S = 10.0
 """Longer than a partition is on its way between two members of a group that is stable."""
+LONGEST_PATIENCE_S = 600.0
 
 Members = Mapping[str, Collection[int]]
 """Partitions owned by each member of the group, by its instance id."""
@@ -96,6 +97,7 @@ class OrphanJudge:
     def __init__(self, instance: str) -> None:
         self._instance = instance
         self._since_s: dict[int, float] = {}
+        self._patience_s = ORPHANED_AFTER_S
 
     def look(self, members: Members | None, partitions: int, now_s: float) -> list[int]:
         """Judge one view of the group.
@@ -107,7 +109,8 @@ class OrphanJudge:
 
         Returns:
             The partitions that nobody has owned for ``ORPHANED_AFTER_S``, if it falls to this
-            member to do something about them: it has the least to give back.
+            member to do something about them: it has the least to give back. Each time that
+            has not helped, the next is twice as far off.
         """
         if not members:
             self._since_s = {}
@@ -118,11 +121,14 @@ class OrphanJudge:
             for partition in range(partitions)
             if partition not in owned
         }
-        orphans = [p for p, since_s in self._since_s.items() if now_s - since_s >= ORPHANED_AFTER_S]
+        if not self._since_s:
+            self._patience_s = ORPHANED_AFTER_S
+        orphans = [p for p, since_s in self._since_s.items() if now_s - since_s >= self._patience_s]
         chosen = min(members, key=lambda member: (len(members[member]), member))
         if not orphans or chosen != self._instance:
             return []
         self._since_s = {}
+        self._patience_s = min(2 * self._patience_s, LONGEST_PATIENCE_S)
         return orphans
 
 

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from confluent_kafka import TopicPartition
 
-from worker.core.errors import FencedError, StateError
+from worker.core.errors import FencedError, GapError
 from worker.core.events import Chunk
 from worker.core.pipeline import Outputs
 from worker.core.state import PartitionState
@@ -128,7 +128,7 @@ class Processor:
         """Apply a chunk; chunks of partitions given back meanwhile are ignored.
 
         Raises (through the future):
-            StateError: records between the state and the chunk are missing.
+            GapError: records between the state and the chunk are missing.
             BrokerError, FencedError: see :class:`worker.transport.producer.Publisher`.
         """
         return self._submit(lambda: self._apply(delivery))
@@ -191,9 +191,10 @@ class Processor:
         if owned is None or owned.epoch != delivery.epoch:
             return
         if delivery.begin > owned.state.next_offset:
-            raise StateError(
+            raise GapError(
                 f"partition {partition}: records {owned.state.next_offset} to "
-                f"{delivery.begin - 1} never arrived; restart the worker to read them again."
+                f"{delivery.begin - 1} never arrived; the worker ends itself, and reads "
+                "them when it is started again."
             )
         self.doing = (
             f"the step over partition {partition}, records {delivery.begin} to "

@@ -152,7 +152,7 @@ class Publisher:
                 # partitions are still this member's, for none is given back before its
                 # last commit: the same records go into a new transaction.
                 log.info("the group is rebalancing; committing once more")
-                self._client.abort_transaction(BROKER_DEADLINE_S)
+                self._client.abort_transaction(max(_left_s(deadline_s), ABORT_DEADLINE_S))
                 self._in_transaction = False
                 time.sleep(REBALANCE_WAIT_S)
                 self._begin()
