@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from worker.core.channels import ChannelSpec, parse_spec
-from worker.core.errors import FencedError
+from worker.core.errors import FencedError, GapError
 from worker.core.events import Chunk
 from worker.core.pipeline import Outputs, Record
 from worker.core.rows import LAYOUT_KEY
