@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
 from load.simulation.broker import Member, Stored
-from load.simulation.network import Network
+from load.simulation.network import ANSWER_WITHIN_S, Network
 from load.simulation.scheduler import Process, Signal, Task
 
 HEARTBEAT_EVERY_S = 1.0
@@ -112,7 +113,8 @@ class Consumer:
         self._member_id, self._generation = "", -1
         self._owned: frozenset[int] = frozenset()
         self._subscribed = self._rejoin = self._lost = self._must_leave = self._closed = False
-        self._telling = False
+        self._telling = self._joining = self._fenced = False
+        self._postponed: Callable[[], None] | None = None
         self._seen_s = 0.0
         self._membership: Task | None = None
 
@@ -142,6 +144,8 @@ class Consumer:
             return messages
         faults = self._network.faults
         for (topic, partition), fetching in self._fetching.items():
+            if len(messages) == count:
+                break
             if fetching.paused:
                 continue
             if error := faults.fetch_error(topic):
@@ -154,7 +158,7 @@ class Consumer:
             records, fetching.position = log.read(fetching.position, size, self._committed_only)
             messages += [Message(topic, partition, r.offset, r) for r in records]
             end = log.stable_end if self._committed_only else log.end
-            at_end = self._tell_end and fetching.position >= end
+            at_end = self._tell_end and fetching.position >= end and len(messages) < count
             if at_end and fetching.end_told != fetching.position:
                 fetching.end_told = fetching.position
                 end_of_partition = KafkaError(KafkaError._PARTITION_EOF)
@@ -213,13 +217,19 @@ class Consumer:
     # -- group membership, as the application sees it -------------------------------------
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:
-        """Join the group."""
+        """Join the group; again, after ``unsubscribe``."""
         (self._topic,) = topics
         self._callbacks = callbacks
-        self._subscribed = self._rejoin = True
+        if self._fenced:
+            raise KafkaException(KafkaError(KafkaError._FATAL))
+        self._group.topic = self._topic
         self._group.partitions = len(self._network.broker.topics[self._topic])
         self._group.changed = self._network.group_changed.notify
-        self._membership = self._scheduler.spawn(self._process, self._be_member)
+        if self._membership is None:
+            self._membership = self._scheduler.spawn(self._process, self._be_member)
+        else:
+            self._network.faults.count("joined anew")
+        self._unless_rebalancing(self._subscribe_now)
 
     def consumer_group_metadata(self) -> Member:
         """For whom to commit; whatever the membership task knows at the moment."""
@@ -227,11 +237,7 @@ class Consumer:
 
     def unsubscribe(self) -> None:
         """Give everything back, then leave; the partitions are revoked in ``poll``."""
-        self._subscribed = self._rejoin = False
-        self._must_leave = True
-        if self._owned and not self._lost and not self._awaits_application:
-            self._queue(_Rebalance("revoke", self._owned))
-        self._nudge.notify()
+        self._unless_rebalancing(self._unsubscribe_now)
 
     def close(self) -> None:
         """Give everything back; a static member keeps its place in the group."""
@@ -243,6 +249,26 @@ class Consumer:
         self._events.clear()
         if self._owned:
             self._tell(_Rebalance("revoke", self._owned))
+
+    def _unless_rebalancing(self, change: Callable[[], None]) -> None:
+        """Change the subscription, or do so after the rebalance; only the last change counts."""
+        self._postponed = None
+        if self._joining or self._awaits_application:
+            self._postponed = change
+        else:
+            change()
+
+    def _subscribe_now(self) -> None:
+        if not self._subscribed:
+            self._subscribed = self._rejoin = True
+            self._nudge.notify()
+
+    def _unsubscribe_now(self) -> None:
+        self._subscribed = self._rejoin = False
+        self._must_leave = bool(self._member_id)
+        if self._owned and not self._lost:
+            self._queue(_Rebalance("revoke", self._owned))
+        self._nudge.notify()
 
     def _tell(self, event: _Rebalance) -> None:
         partitions = [TopicPartition(self._topic, p) for p in sorted(event.partitions)]
@@ -279,13 +305,16 @@ class Consumer:
     # -- the membership task ----------------------------------------------------------------
 
     def _be_member(self) -> None:
-        while not self._closed:
-            if self._rejoin and not self._awaits_application:
+        while not self._closed or self._may_leave:
+            if self._postponed is not None and not self._awaits_application:
+                change, self._postponed = self._postponed, None
+                change()
+            if self._may_leave:
+                self._leave()
+            elif self._rejoin and not self._awaits_application:
                 self._rejoin = False
                 self._join()
-            elif self._must_leave and not self._awaits_application and not self._owned:
-                self._leave()
-                return
+                self._joining = False
             else:
                 self._scheduler.wait(self._nudge, HEARTBEAT_EVERY_S)
                 if self._session_is_over():
@@ -293,6 +322,10 @@ class Consumer:
                     self._lose_everything()
                 elif self._subscribed and not self._rejoin:
                     self._heartbeat()
+
+    @property
+    def _may_leave(self) -> bool:
+        return self._must_leave and not self._owned and not self._awaits_application
 
     def _session_is_over(self) -> bool:
         # Not looked at before an answer that is already on its way, in half of the cases.
@@ -307,6 +340,7 @@ class Consumer:
 
     def _join(self) -> None:
         instance, group, scheduler = self._instance, self._group, self._scheduler
+        self._joining = bool(self._member_id)  # else there is nothing yet that could be left
         try:
             member_id = self._request(
                 "join",
@@ -317,6 +351,7 @@ class Consumer:
             while (generation := group.joined(member_id, instance)) is None:
                 scheduler.wait(self._network.group_changed, HEARTBEAT_EVERY_S)
             self._member_id, self._generation = member_id, generation
+            self._joining = True
             scheduler.wait(None, self._network.faults.latency_s())
 
             def sync() -> frozenset[int] | None:
@@ -365,6 +400,7 @@ class Consumer:
             fatal = KafkaError(KafkaError._FATAL, words)
             self._errors.append(Message(self._topic, 0, -1, None, fatal))
             self._subscribed = self._rejoin = False
+            self._fenced = True
             self._lose_everything()
 
     def _lose_everything(self) -> None:
@@ -377,9 +413,11 @@ class Consumer:
         self._wake.notify()
 
     def _leave(self) -> None:
-        try:
-            self._request(
-                "leave", lambda: self._group.leave(self._member_id, self._scheduler.now_s)
+        # Asked for once, and whatever the answer, the member does not claim its place again.
+        member_id, self._member_id = self._member_id, ""
+        self._must_leave = False
+        group, now_s = self._group, self._scheduler.now_s
+        with suppress(KafkaException):
+            self._network.call(
+                self._process, "leave", lambda: group.leave(member_id, now_s), ANSWER_WITHIN_S
             )
-        except KafkaException:
-            return

@@ -58,6 +58,7 @@ EXPECTED = frozenset(
         "worker failed",
         "rebalance",
         "partition without owner",
+        "joined anew",
         "assign callback",
         "revoke callback",
         "lost callback",
@@ -65,6 +66,9 @@ EXPECTED = frozenset(
         "transaction expired",
         "transaction aborted",
         "compaction",
+        "late event",
+        "machine refused",
+        "machine forgotten",
         "input aborted",
         "input held open",
     }

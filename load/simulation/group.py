@@ -45,6 +45,7 @@ class Group:
     ``told`` with what a person who reads the trace wants to know.
     """
 
+    topic: str = ""
     partitions: int = 0
     state: State = "empty"
     generation: int = 0
@@ -219,9 +220,7 @@ class Group:
             self.offsets.update(offsets)
 
     def orphans(self) -> list[int]:
-        """Partitions of a stable group that no member was given."""
-        if self.state != "stable":
-            return []
+        """Partitions that no member was given last."""
         given = {p for member in self.members.values() for p in member.partitions}
         return sorted(set(range(self.partitions)) - given)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,12 @@ from load.simulation.threads import Future
 BATCH_RECORDS = 20
 QUEUE_RECORDS = 60
 SEND_WITHIN_S = 300.0
+_STATES = {
+    "empty": "Empty",
+    "joining": "PreparingRebalance",
+    "syncing": "CompletingRebalance",
+    "stable": "Stable",
+}
 _FENCED = {KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
 
 
@@ -195,7 +202,7 @@ class Producer:
 
 
 class Admin:
-    """``AdminClient.list_offsets``: ends of partitions without isolation."""
+    """``AdminClient``: ends of partitions without isolation, partitions of topics, groups."""
 
     def __init__(self, network: Network, process: Process) -> None:
         self._network = network
@@ -221,3 +228,38 @@ class Admin:
             for partition, future in futures.items():
                 future.set_result(SimpleNamespace(offset=ends[partition]))
         return futures
+
+    def list_topics(self, topic: str, timeout: float) -> Any:
+        """A topic's metadata, of which only the number of partitions is used."""
+        topics = self._network.broker.topics
+        partitions = self._network.call(
+            self._process, "list_topics", lambda: dict(enumerate(topics[topic])), timeout
+        )
+        return SimpleNamespace(topics={topic: SimpleNamespace(partitions=partitions)})
+
+    def list_groups(self, group: str, timeout: float) -> list[Any]:
+        """A group's state and members, with their assignments as Kafka encodes them."""
+        return [
+            self._network.call(self._process, "list_groups", lambda: self._group(group), timeout)
+        ]
+
+    def _group(self, name: str) -> Any:
+        group = self._network.broker.group(name)
+        members = [
+            SimpleNamespace(
+                # What follows a static member's instance id is random, and 36 characters long.
+                id=f"{member.instance}-{member.id:_>36}",
+                assignment=encode_assignment(group.topic, member.partitions),
+            )
+            for member in group.members.values()
+        ]
+        return SimpleNamespace(state=_STATES[group.state], members=members)
+
+
+def encode_assignment(topic: str, partitions: Collection[int]) -> bytes:
+    """Kafka's "consumer protocol": version, topics with their partitions, no user data."""
+    name = topic.encode()
+    return struct.pack(
+        f">hih{len(name)}si{len(partitions)}ii",
+        *(1, 1, len(name), name, len(partitions), *sorted(partitions), -1),
+    )

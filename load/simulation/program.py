@@ -18,6 +18,7 @@ from worker.core.errors import BrokerError, DriftDetectorError
 from worker.core.events import Chunk
 from worker.core.pipeline import Outputs
 from worker.core.state import PartitionState
+from worker.transport.group import Group, Orphans
 from worker.transport.poller import Poller
 from worker.transport.processor import Destinations, Processor, Step
 from worker.transport.producer import Publisher
@@ -29,6 +30,8 @@ SOURCE = "sensor-events"
 CHANGELOG = "app-machine-state-changelog"
 STREAMS = ("anomalies", "late-events", "dead-letters")
 LEAVE_WITHIN_S = 30.0
+LOOK_FOR_ORPHANS_EVERY_S = 5.0
+"""As in worker.app."""
 
 
 class Program:
@@ -89,7 +92,12 @@ class Program:
             self._poller = Poller(consumer, SOURCE, self)  # type: ignore[arg-type]
             self._processor.join(self._poller)
             poller_ended = self._start(self._poll).done
-            for work in (self._follow_assignment, self._deliver, self._commit_regularly):
+            for work in (
+                self._follow_assignment,
+                self._deliver,
+                self._commit_regularly,
+                self._look_for_orphans,
+            ):
                 self._start(work)
             self._wait(self._ending, None)
             self._tell("ending")
@@ -158,9 +166,21 @@ class Program:
             self._wait(self._ending, self._commit_every_s)
             self._processor.commit().result()
 
+    def _look_for_orphans(self) -> None:
+        admin: Any = Admin(self._network, self.process)
+        orphans = Orphans(admin, Group(APP_ID, SOURCE, self._instance), self._poller)
+        while not self._ending.is_set:
+            self._wait(self._ending, LOOK_FOR_ORPHANS_EVERY_S)
+            orphans.look()
+
     def _slow_step(self, state: PartitionState, chunk: Chunk) -> Outputs:
         self._network.faults.may_break(self.process, f"before {STEP}")
+        machines = len(state)
         outputs = self._step(state, chunk)
+        counts = self._network.faults.counts
+        counts["late event"] += outputs.late
+        counts["machine refused"] += outputs.dead["too-many-machines"]
+        counts["machine forgotten"] += max(0, machines - len(state))
         self._wait(None, self._network.faults.step_s())
         self._network.faults.may_break(self.process, f"after {STEP}")
         return outputs

@@ -18,7 +18,7 @@ import tenacity
 import tenacity.nap
 
 from load.simulation.scheduler import Signal, active
-from worker.transport import poller, processor, producer, restore, takeover
+from worker.transport import group, poller, processor, producer, restore, takeover
 
 T = TypeVar("T")
 
@@ -95,8 +95,12 @@ class Event:
         self._signal = Signal()
 
     def set(self) -> None:
-        """Set it, for ever."""
+        """Set it."""
         self._signal.set()
+
+    def clear(self) -> None:
+        """Unset it."""
+        self._signal.clear()
 
     def is_set(self) -> bool:
         """Whether it was set."""
@@ -158,6 +162,7 @@ def _sleep(seconds: float) -> None:
 
 _TIME = SimpleNamespace(monotonic=_now_s, perf_counter=_now_s, sleep=_sleep)
 _PLACES: list[tuple[Any, str, Any]] = [
+    (group, "time", _TIME),
     (poller, "time", _TIME),
     (poller, "threading", SimpleNamespace(Condition=Condition, Event=Event)),
     (poller, "SimpleQueue", SimpleQueue),

@@ -29,6 +29,7 @@ SESSION_S = 6.0
 FETCH_WAIT_S = 0.1
 """Longer than the worker's own, so that an idle worker costs fewer turns."""
 ORPHANED_FOR_S = 10
+OWNED_WITHIN_S = 60
 EVENT_LIMIT = 30_000
 TRACE_LINES = 60
 _PIPELINE = make_pipeline()
@@ -246,8 +247,9 @@ class World:
                 if name in self._wanted:
                     self._scheduler.at(self._random.uniform(0.1, 2.0), self._start, name)
         if self._network.down:
+            self._orphaned_s = 0
             return
-        self._look_for_orphans()
+        self._watch_orphans()
         for name in self._broker.expire():
             self.tell("broker", f"aborts the transaction of {name}: open for too long")
             self._faults.count("transaction expired")
@@ -255,23 +257,20 @@ class World:
             self.tell("broker", f"session of {member} has expired")
             self._faults.count("session expired")
 
-    def _look_for_orphans(self) -> None:
-        """Restart a worker in order when a partition has had no owner for a while.
+    def _watch_orphans(self) -> None:
+        """See that the workers give every partition an owner while they can.
 
-        Kafka lets that happen: a static member dies after the group has told it to give a
-        partition up and before it has joined again; when it comes back it takes its old place
-        without a rebalance, and nobody is given the partition until somebody joins or leaves.
+        Kafka may forget one (worker.transport.group says how), and then nobody is given it
+        until somebody joins or leaves.
         """
         orphans = self._broker.group(APP_ID).orphans()
-        self._orphaned_s = self._orphaned_s + 1 if orphans else 0
-        if self._orphaned_s < ORPHANED_FOR_S:
-            return
-        self._orphaned_s = 0
-        self._faults.count("partition without owner")
-        name, program = next(iter(self._programs.items()), ("", None))
-        if program is not None:
-            self.tell(name, f"** SIGTERM, for nobody owns {orphans}")
-            program.terminate()
+        running = any(p.process.alive and not p.process.stopped for p in self._programs.values())
+        self._orphaned_s = self._orphaned_s + 1 if orphans and running else 0
+        if self._orphaned_s == ORPHANED_FOR_S:
+            self._faults.count("partition without owner")
+            self.tell("group", f"nobody owns {orphans} for {ORPHANED_FOR_S} s")
+        if self._orphaned_s > OWNED_WITHIN_S:
+            raise ViolationError(f"owners: nobody owns {orphans} for {OWNED_WITHIN_S} s")
 
     def _heal(self) -> None:
         self.tell("world", "** from now on nothing goes wrong")

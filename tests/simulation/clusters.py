@@ -18,6 +18,7 @@ from load.simulation.faults import Faults
 from load.simulation.network import Network
 from load.simulation.scheduler import Process, Scheduler, activate
 from tests.support.kafka import QUIET, create_topics
+from worker.transport.group import Group, ask_members
 
 T = TypeVar("T")
 Seen = list[tuple[int, bytes | None, bytes | None]]
@@ -33,6 +34,7 @@ class Cluster(Protocol):
     def member(self, group: str, instance: str | None = None) -> Any: ...
     def reader(self, committed_only: bool = True) -> Any: ...
     def end(self) -> int: ...
+    def owners(self, group: str) -> dict[str, list[int]] | None: ...
     def compacted(self, upto: int) -> None: ...
     def sleep(self, seconds: float) -> None: ...
     def run(self, script: Callable[[Cluster], T]) -> T: ...
@@ -88,6 +90,10 @@ class RealCluster:
         admin = AdminClient({"bootstrap.servers": self._brokers}, logger=QUIET)
         futures = admin.list_offsets({TopicPartition(self.topic, 0): OffsetSpec.latest()})
         return int(next(iter(futures.values())).result(30.0).offset)
+
+    def owners(self, group: str) -> dict[str, list[int]] | None:
+        admin = AdminClient({"bootstrap.servers": self._brokers}, logger=QUIET)
+        return owners(admin, Group(f"{self._prefix}-{group}", self.topic, ""))
 
     def compacted(self, upto: int) -> None:
         """Wait until the cleaner has left one record a key below ``upto``."""
@@ -145,6 +151,10 @@ class SimulatedCluster:
         futures = admin.list_offsets({TopicPartition(self.topic, 0): None}, 30.0)
         return int(next(iter(futures.values())).result(30.0).offset)
 
+    def owners(self, group: str) -> dict[str, list[int]] | None:
+        admin = simulated_producer.Admin(self._network, self._process)
+        return owners(admin, Group(group, self.topic, ""))
+
     def compacted(self, upto: int) -> None:
         log = self._broker.log(self.topic, 0)
         assert log.compact(self._scheduler.now_s, upto, keep_tombstones_s=3600.0)
@@ -180,6 +190,12 @@ def read_all(cluster: Any, committed_only: bool = True) -> tuple[Seen, int]:
                 reader.close()
                 return seen, message.offset()
     raise AssertionError("the end was never told")
+
+
+def owners(admin: Any, group: Group) -> dict[str, list[int]] | None:
+    """Partitions of each member as the worker itself asks for them."""
+    members = ask_members(admin, group)
+    return members and {member: list(owned) for member, owned in members.items()}
 
 
 def code_of(call: Callable[[], object]) -> tuple[str, bool, bool, bool]:

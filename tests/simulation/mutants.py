@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from load.simulation.broker import Member
 from worker.core.events import Chunk
 from worker.transport import restore
+from worker.transport.group import Orphans
 from worker.transport.poller import Poller
 from worker.transport.processor import Processor
 from worker.transport.producer import Publisher
@@ -119,3 +120,7 @@ def a_commit_without_an_answer_is_done_again(patch: pytest.MonkeyPatch) -> None:
             self._client.commit_transaction = ask
 
     patch.setattr(Publisher, "_commit_transaction", commit)
+
+
+def partitions_without_an_owner_are_never_looked_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Orphans, "look", lambda _self: None)

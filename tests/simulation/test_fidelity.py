@@ -22,6 +22,8 @@ from tests.support.kafka import unique
 
 Script = Callable[[Any], Any]
 WAIT_S = 20.0
+TRIES = 600
+"""Looks, 0.05 s apart."""
 
 
 def begun(cluster: Any, transactional_id: str, *values: bytes, timeout_s: float = 60.0) -> Any:
@@ -42,7 +44,7 @@ def publish(cluster: Any, producer: Any, *values: bytes) -> None:
 
 def stored(cluster: Any, end: int) -> None:
     """Wait until the log has an end."""
-    for _ in range(100):
+    for _ in range(TRIES):
         if cluster.end() >= end:
             return
         cluster.sleep(0.05)
@@ -51,7 +53,7 @@ def stored(cluster: Any, end: int) -> None:
 
 def ended(cluster: Any, offset: int) -> None:
     """Wait until everything below ``offset`` is decided, for markers are written late."""
-    for _ in range(100):
+    for _ in range(TRIES):
         if read_all(cluster)[1] >= offset:
             return
         cluster.sleep(0.05)
@@ -149,6 +151,27 @@ def a_member_that_left_is_unknown(cluster: Any) -> Any:
     )
 
 
+def who_joins_anew_leaves_to_the_others_what_it_had(cluster: Any) -> Any:
+    first, second = cluster.member("g", "one"), cluster.member("g", "two")
+    join(cluster, first)
+    join(cluster, second, first)
+    owners: list[Any] = []
+
+    def owned_by(instance: str, *instances: str) -> bool:
+        found = cluster.owners("g")
+        if found == {name: [0] if name == instance else [] for name in (instance, *instances)}:
+            owners.append(sorted(found.items()))
+            return True
+        return False
+
+    poll_until(cluster, lambda: owned_by("one", "two"), first, second)
+    first.unsubscribe()
+    poll_until(cluster, lambda: owned_by("two"), first, second)
+    join(cluster, first, second)
+    poll_until(cluster, lambda: owned_by("two", "one"), first, second)
+    return owners, cluster.owners("nobody")
+
+
 def a_replaced_static_member_is_fenced(cluster: Any) -> Any:
     first = cluster.member("g", "same")
     join(cluster, first)
@@ -234,6 +257,7 @@ SCRIPTS = [
     a_transaction_that_stays_open_is_aborted_and_fenced,
     a_stale_generation_commits_nothing,
     a_member_that_left_is_unknown,
+    who_joins_anew_leaves_to_the_others_what_it_had,
     a_replaced_static_member_is_fenced,
     who_claims_no_membership_may_commit_for_an_empty_group,
     pending_offsets_are_waited_for,
