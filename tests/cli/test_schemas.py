@@ -26,6 +26,7 @@ def test_what_is_written_passes_the_check_until_it_is_changed(
         "channels.json",
         "dead-letter.json",
         "late-event.json",
+        "replay.json",
         "sensor-event.json",
     }
     assert run(["schemas", "check", "--dir", str(folder)]) == 0

@@ -97,7 +97,7 @@ def test_state_of_another_channel_set_is_refused(kafka: LocalKafka, tmp_path: Pa
     with WorkerProcess(settings, tmp_path / "worker.log") as worker:
         assert worker.process.wait(TIMEOUT_S) == 65
     log = (tmp_path / "worker.log").read_text()
-    assert "error: state row b'm|0'" in log
+    assert "partition 0: the row at offset 0 under key b'm|0' (64 bytes) is damaged" in log
     assert "Traceback" not in log
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -53,10 +54,13 @@ def test_reading_ends_where_the_topic_ended_when_it_began(desk: Desk, cluster: C
 
 def test_since_leaves_out_what_is_older(desk: Desk, cluster: Cluster) -> None:
     topic = desk.topic(STREAM)
-    times_ms = [1_000, 2_000, 3_000]
-    desk.write(STREAM, [NewRecord(b"%d" % t, partition=1, timestamp_ms=t) for t in times_ms])
-    assert values(cluster.read(topic, cluster.ranges(topic, 2_000))) == [b"2000", b"3000"]
-    assert values(cluster.read(topic, cluster.ranges(topic, 3_001))) == []
+    for value in (b"old", b"new", b"newest"):
+        desk.write(STREAM, [NewRecord(value, partition=1)])
+        time.sleep(0.02)  # the broker stamps them, in milliseconds
+    _, new, newest = [r for batch in cluster.read(topic, cluster.ranges(topic)) for r in batch]
+    since_new = cluster.read(topic, cluster.ranges(topic, new.time_ms))
+    assert values(since_new) == [b"new", b"newest"]
+    assert values(cluster.read(topic, cluster.ranges(topic, newest.time_ms + 1))) == []
 
 
 def test_an_open_transaction_is_not_waited_for(
@@ -85,9 +89,11 @@ def test_one_record_is_found_by_its_place_or_not_at_all(
     desk: Desk, cluster: Cluster, transaction: Producer
 ) -> None:
     topic = desk.topic(STREAM)
-    desk.write(STREAM, [NewRecord(b"a", b"k", 1, 5, (("h", b"v"),)), NewRecord(b"b", b"k", 1)])
+    headers = (("h", b"v"),)
+    desk.write(STREAM, [NewRecord(b"a", b"k", 1, headers=headers), NewRecord(b"b", b"k", 1)])
     found = cluster.fetch(Origin(topic, 1, 0))
-    assert found == Record(topic, 1, 0, 5, b"k", b"a", (("h", b"v"),))
+    assert found is not None
+    assert found == Record(topic, 1, 0, found.time_ms, b"k", b"a", headers)
     assert cluster.fetch(Origin(topic, 1, 1)) is not None
     for place in [(topic, 1, 2), (topic, 1, 10**9), (topic, 0, 0), (topic, 9, 0), ("none", 0, 0)]:
         assert cluster.fetch(Origin(*place)) is None

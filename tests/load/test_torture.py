@@ -127,7 +127,7 @@ def test_a_zombie_that_is_not_fenced_is_caught(trial: Trial) -> None:
         assert good.terminate() == 0
     (verdict,) = judge(trial.job.bundle, trial.job.source, [trial.settings], 4)
     assert verdict.duplicated > 0
-    assert not verdict.state_identical
+    assert not verdict.flawless
 
 
 @pytest.mark.parametrize("trial", ["a-chunk-twice"], indirect=True)
