@@ -49,6 +49,14 @@ _PASSING = frozenset(
         KafkaError.UNKNOWN_LEADER_EPOCH,
     }
 )
+PRODUCER_REPLACED = frozenset(
+    {
+        KafkaError._FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.PRODUCER_FENCED,
+    }
+)
+"""Codes that tell a producer that another has taken its transactional id."""
 
 T = TypeVar("T")
 Client = TypeVar("Client")

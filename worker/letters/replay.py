@@ -23,7 +23,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from worker.core.errors import BrokerError, FencedError
 from worker.core.messages import Origin, Replay, encode, format_time_us, record_id
-from worker.kafka_config import create_client, describe, retried
+from worker.kafka_config import PRODUCER_REPLACED, create_client, describe, retried
 from worker.letters.letter import Letter, has_timestamp
 from worker.letters.records import Cluster
 from worker.letters.replays import Replays
@@ -45,11 +45,6 @@ REPEATED = "the same event as another letter"
 POISON = f"refused again after {MAX_ATTEMPTS} replays"
 UNTIMED = "no readable timestamp of its own"
 UNREADABLE = "unreadable letter"
-_FENCED = {
-    KafkaError._FENCED,
-    KafkaError.INVALID_PRODUCER_EPOCH,
-    KafkaError.PRODUCER_FENCED,
-}
 
 
 class Event(NamedTuple):
@@ -226,7 +221,7 @@ class Replayer:
         try:
             self._producer.begin_transaction()
         except KafkaException as error:
-            return error.args[0].code() in _FENCED
+            return error.args[0].code() in PRODUCER_REPLACED
         return False
 
     def so_far(self) -> str:
@@ -334,7 +329,7 @@ class Replayer:
         try:
             yield
         except KafkaException as error:
-            if error.args[0].code() in _FENCED or self._is_fenced():
+            if error.args[0].code() in PRODUCER_REPLACED or self._is_fenced():
                 raise FencedError(
                     "another replay has begun and goes on; this one ended after "
                     f"{self.published:,} events, and none of them is published again."

@@ -20,7 +20,7 @@ from confluent_kafka import Producer as LibrdkafkaProducer
 from faust.transport import base
 
 from worker.core.errors import BrokerError, FencedError, StalledError
-from worker.kafka_config import describe, retried
+from worker.kafka_config import PRODUCER_REPLACED, describe, retried
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +33,9 @@ TRANSACTION_TIMEOUT_MS = 30_000
 """How long a crashed worker's open transaction may hold back readers of its outputs."""
 
 _REBALANCING = {KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS}
-_FENCED = _REBALANCING | {
-    KafkaError._FENCED,
-    KafkaError.FENCED_INSTANCE_ID,
-    KafkaError.INVALID_PRODUCER_EPOCH,
-    KafkaError.PRODUCER_FENCED,
-    KafkaError.UNKNOWN_MEMBER_ID,
-}
+_FENCED = (
+    _REBALANCING | PRODUCER_REPLACED | {KafkaError.FENCED_INSTANCE_ID, KafkaError.UNKNOWN_MEMBER_ID}
+)
 
 
 class _Record(NamedTuple):

@@ -18,19 +18,17 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stub hides one
-    AdminClient,
-    OffsetSpec,
-)
+from confluent_kafka.admin import AdminClient
 
 from worker.core.errors import BrokerError, FencedError, TopicError
 from worker.core.events import Chunk
 from worker.core.messages import format_time_us
 from worker.core.pipeline import Pipeline
 from worker.core.state import PartitionState
-from worker.kafka_config import create_tuned, describe, is_passing, retried
+from worker.kafka_config import PRODUCER_REPLACED, create_tuned, describe, is_passing, retried
 from worker.settings import Settings
 from worker.transport.delivery import chunks_by_partition
+from worker.transport.restore import ask_ends
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +40,6 @@ TRANSACTION_TIMEOUT_MS = 300_000
 """Enough to write millions of rows; brokers allow 15 minutes unless configured otherwise."""
 FIRST_EVENTS = 100
 """Their median says from when on events are there; single ones may be late."""
-
-_FENCED = {
-    KafkaError._FENCED,
-    KafkaError.INVALID_PRODUCER_EPOCH,
-    KafkaError.PRODUCER_FENCED,
-}
 
 Stage = Literal["reading", "writing"]
 OnProgress = Callable[[int, Stage, int, int], None]
@@ -212,17 +204,10 @@ class Rebuild:
 
     def _stored_keys(self, partition: int) -> set[bytes]:
         """Keys that have a value in the changelog."""
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        where = TopicPartition(self._changelog, partition)
-
-        def ask() -> int:
-            future = self._admin.list_offsets({where: latest}, request_timeout=BROKER_DEADLINE_S)
-            # Without isolation: also what is not decided yet.
-            return int(future[where].result(BROKER_DEADLINE_S).offset)
-
         keys: set[bytes] = set()
         begin, _ = self._watermarks(self._changelog, partition)
-        for batch in self._read(self._changelog, partition, begin, retried(ask, BROKER_DEADLINE_S)):
+        end = ask_ends(self._admin, self._changelog, [partition])[partition]
+        for batch in self._read(self._changelog, partition, begin, end):
             for message in batch:
                 key: Any = message.key()
                 (keys.discard if message.value() is None else keys.add)(key)
@@ -393,7 +378,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except KafkaException as error:
-        if error.args[0].code() in _FENCED:
+        if error.args[0].code() in PRODUCER_REPLACED:
             raise FencedError(
                 "another rebuild of this worker.app_id was started and takes this one's place; "
                 "wait for that one to end."

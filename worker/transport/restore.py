@@ -63,7 +63,7 @@ def restore(
             no progress.
     """
     try:
-        ends = _ends(admin, topic, followers)
+        ends = ask_ends(admin, topic, followers)
         consumer.assign([TopicPartition(topic, p, f.position) for p, f in followers.items()])
         return _read(consumer, topic, followers, ends, wanted)
     except KafkaException as error:
@@ -72,7 +72,12 @@ def restore(
         consumer.close()
 
 
-def _ends(admin: AdminClient, topic: str, partitions: Collection[int]) -> dict[int, int]:
+def ask_ends(admin: AdminClient, topic: str, partitions: Collection[int]) -> dict[int, int]:
+    """Where partitions end without isolation: behind what is not decided yet too.
+
+    Raises:
+        KafkaException: the brokers do not answer in time, or refuse.
+    """
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     request = {TopicPartition(topic, partition): latest for partition in partitions}
 
