@@ -57,9 +57,9 @@ def what_was_seen_is_applied_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def restore_stops_a_row_early(patch: pytest.MonkeyPatch) -> None:
-    original = restore._ends
+    original = restore.ask_ends
     # The last offset is a transaction's marker, the last row is before it.
-    patch.setattr(restore, "_ends", lambda *a: {p: e - 2 for p, e in original(*a).items()})
+    patch.setattr(restore, "ask_ends", lambda *a: {p: e - 2 for p, e in original(*a).items()})
 
 
 def partitions_are_given_back_without_a_commit(patch: pytest.MonkeyPatch) -> None:
