@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from worker.core.channels import parse_spec
-from worker.training.readings import simulate_readings
+from worker.training.readings import simulated_readings
 from worker.training.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for the pump's channels, trained once."""
     spec = parse_spec((ROOT / "tests/data/pump.toml").read_text())
     out = tmp_path_factory.mktemp("models") / "pump"
-    readings = simulate_readings(spec, seed=1)
+    readings = simulated_readings(spec, seed=1)
     return train(spec, readings, out, training_date="2026-01-31").path
 
 

@@ -5,6 +5,7 @@ import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from worker.core.errors import ConfigError
 from worker.core.features import features_of, to_model_input
 from worker.models.bundle import load_bundle
 from worker.simulator import FaultRates, Simulator, match_faults
-from worker.training.readings import TrainingReadings, simulate_readings
+from worker.training.readings import MachineReadings, simulated_readings
 from worker.training.train import TrainingResult, next_version, train
 
 ROOT = Path(__file__).parents[2]
@@ -24,31 +25,48 @@ START_US = 1_780_000_000_000_000
 DAY_US = 86_400_000_000
 
 
+def first_rows(readings: MachineReadings, rows: int) -> MachineReadings:
+    machines = int(np.searchsorted(readings.starts, rows))
+    return replace(
+        readings,
+        machine_ids=readings.machine_ids[:machines],
+        starts=np.append(readings.starts[:machines], rows),
+        times_us=readings.times_us[:rows],
+        values=readings.values[:rows],
+        rows=readings.rows[:rows],
+    )
+
+
+def features_in(spec: ChannelSpec, readings: MachineReadings) -> tuple[Any, Any]:
+    ids = [readings.machine_ids[machine] for machine in readings.machines]
+    return features_of(spec, ids, readings.times_us, readings.values)
+
+
 @pytest.fixture(scope="module")
 def spec() -> ChannelSpec:
     return parse_spec((ROOT / "tests/data/pump.toml").read_text())
 
 
 @pytest.fixture(scope="module")
-def readings(spec: ChannelSpec) -> TrainingReadings:
-    return simulate_readings(spec, seed=1)
+def readings(spec: ChannelSpec) -> MachineReadings:
+    return simulated_readings(spec, seed=1)
 
 
 @pytest.fixture(scope="module")
 def result(
-    spec: ChannelSpec, readings: TrainingReadings, tmp_path_factory: pytest.TempPathFactory
+    spec: ChannelSpec, readings: MachineReadings, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainingResult:
     out = tmp_path_factory.mktemp("models") / "pump"
     return train(spec, readings, out, training_date=DATE, contamination=0.002)
 
 
 def test_the_written_bundle_loads_and_carries_what_was_learned(
-    spec: ChannelSpec, readings: TrainingReadings, result: TrainingResult
+    spec: ChannelSpec, readings: MachineReadings, result: TrainingResult
 ) -> None:
     bundle = load_bundle(result.path, result.path)
     assert bundle.spec == spec
     assert bundle.model_version == "pump/1.0.0"
-    features, scored = features_of(spec, readings.machine_ids, readings.times_us, readings.values)
+    features, scored = features_in(spec, readings)
     features = features[scored]
     scores = bundle.model(to_model_input(features))
     scoring = bundle.scoring
@@ -79,7 +97,7 @@ def test_the_model_carries_its_metadata_inside(result: TrainingResult, spec: Cha
 
 
 def test_the_same_training_writes_the_same_bytes(
-    spec: ChannelSpec, readings: TrainingReadings, result: TrainingResult, tmp_path: Path
+    spec: ChannelSpec, readings: MachineReadings, result: TrainingResult, tmp_path: Path
 ) -> None:
     again = train(spec, readings, tmp_path, training_date=DATE, contamination=0.002)
     for name in ("model.onnx", "model.toml"):
@@ -87,11 +105,9 @@ def test_the_same_training_writes_the_same_bytes(
 
 
 def test_versions_count_up_and_existing_ones_are_never_overwritten(
-    spec: ChannelSpec, readings: TrainingReadings, tmp_path: Path
+    spec: ChannelSpec, readings: MachineReadings, tmp_path: Path
 ) -> None:
-    few = TrainingReadings(
-        "few", readings.machine_ids[:3000], readings.times_us[:3000], readings.values[:3000]
-    )
+    few = first_rows(readings, 3000)
     shares: list[float] = []
     first = train(spec, few, tmp_path, training_date=DATE, on_progress=shares.append)
     second = train(spec, few, tmp_path, training_date=DATE)
@@ -105,11 +121,9 @@ def test_versions_count_up_and_existing_ones_are_never_overwritten(
 
 
 def test_too_few_readings_or_a_channel_without_any_are_refused(
-    spec: ChannelSpec, readings: TrainingReadings, tmp_path: Path
+    spec: ChannelSpec, readings: MachineReadings, tmp_path: Path
 ) -> None:
-    few = TrainingReadings(
-        "few", readings.machine_ids[:999], readings.times_us[:999], readings.values[:999]
-    )
+    few = first_rows(readings, 999)
     with pytest.raises(ConfigError, match="999 usable readings are too few"):
         train(spec, few, tmp_path, training_date=DATE)
     values = readings.values.copy()
@@ -120,16 +134,15 @@ def test_too_few_readings_or_a_channel_without_any_are_refused(
 
 
 def test_missing_readings_and_constant_channels_can_be_trained_on(
-    spec: ChannelSpec, readings: TrainingReadings, tmp_path: Path
+    spec: ChannelSpec, readings: MachineReadings, tmp_path: Path
 ) -> None:
-    rows = slice(0, 20_000)
-    values = readings.values[rows].copy()
+    few = first_rows(readings, 20_000)
+    values = few.values.copy()
     values[::3, 0] = np.nan
     values[:, 2] = 50.0
-    first = readings.machine_ids[0]
-    values[np.array(readings.machine_ids[rows]) == first, 1] = np.nan
-    table = TrainingReadings("gaps", readings.machine_ids[rows], readings.times_us[rows], values)
-    bundle = load_bundle(train(spec, table, tmp_path, training_date=DATE).path, tmp_path)
+    values[few.machines == 0, 1] = np.nan
+    gaps = replace(few, values=values)
+    bundle = load_bundle(train(spec, gaps, tmp_path, training_date=DATE).path, tmp_path)
     assert np.isfinite(bundle.scoring.expected).all()
     assert (bundle.scoring.spread > 0).all()
 

@@ -1,4 +1,4 @@
-"""``driftdetector train``: train a bundle from CSV files or on the simulator."""
+"""``driftdetector train``: train a bundle from CSV or Parquet files or on the simulator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def train_command(
     channels: Annotated[Path, typer.Option(help="Channel specification (TOML).")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle's versions.")],
     data: Annotated[
-        Path | None, typer.Option(help="CSV file, or a folder of them, with ordinary work.")
+        Path | None, typer.Option(help="CSV or Parquet file, or a folder of them.")
     ] = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Train on healthy simulated machines.")
@@ -45,7 +45,11 @@ def train_command(
     """Train a bundle; the last line on stdout is the path of the new version."""
     # Imported here: scikit-learn takes a second and is an extra of the installation.
     try:
-        from worker.training.readings import read_csv, simulate_readings
+        from worker.training.readings import (
+            machine_readings,
+            read_recording,
+            simulated_readings,
+        )
         from worker.training.train import train
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -56,7 +60,12 @@ def train_command(
     _check(data, simulate, version, date)
     spec = read_spec(channels)
     errors = Console(stderr=True)
-    readings = read_csv(data, spec) if data else simulate_readings(spec, seed)
+    if data:
+        readings = machine_readings(read_recording(data, spec), spec)
+    else:
+        readings = simulated_readings(spec, seed)
+    for note in readings.notes:
+        errors.print(f"note: {note}", highlight=False, markup=False)
     with Progress(console=errors, transient=True) as progress:
         task = progress.add_task(f"training {spec.name}", total=1.0)
         result = train(

@@ -38,7 +38,7 @@ from worker.models.manifest import (
 from worker.models.verify import metadata_props, open_session
 from worker.training import CONTAMINATION
 from worker.training.export import to_onnx
-from worker.training.readings import TrainingReadings
+from worker.training.readings import MachineReadings, without_repeats
 
 TREES = 100
 MAX_SAMPLES = 256
@@ -75,7 +75,7 @@ class TrainingResult:
 
 def train(
     spec: ChannelSpec,
-    readings: TrainingReadings,
+    readings: MachineReadings,
     out: Path,
     *,
     training_date: str,
@@ -102,6 +102,7 @@ def train(
     target = out / version
     if target.exists():
         raise ConfigError(f"--version: {target} exists already; choose another or remove it.")
+    readings = without_repeats(readings)
     features = _features(spec, readings)
     inputs = to_model_input(features)
     on_progress(0.1)
@@ -170,20 +171,21 @@ def write_bundle(target: Path, content: bytes, manifest: Manifest) -> None:
         shutil.move(new, target)
 
 
-def _described(readings: TrainingReadings, rows: int, seed: int) -> TrainingData:
+def _described(readings: MachineReadings, rows: int, seed: int) -> TrainingData:
     return TrainingData(
         source=readings.source,
         rows=rows,
-        machines=len(set(readings.machine_ids)),
+        machines=len(readings.machine_ids),
         start=format_time_us(int(readings.times_us.min())),
         end=format_time_us(int(readings.times_us.max())),
         seed=seed,
     )
 
 
-def _features(spec: ChannelSpec, readings: TrainingReadings) -> Floats:
+def _features(spec: ChannelSpec, readings: MachineReadings) -> Floats:
     """Features (n, F) of all rows that are not late; never-seen channels take the median."""
-    features, scored = features_of(spec, readings.machine_ids, readings.times_us, readings.values)
+    ids = [readings.machine_ids[machine] for machine in readings.machines.tolist()]
+    features, scored = features_of(spec, ids, readings.times_us, readings.values)
     features = features[scored]
     if len(features) < MIN_ROWS:
         raise ConfigError(
