@@ -97,7 +97,7 @@ def run(brokers: str, topic: str, group: str, events: int) -> dict[str, float]:
                 times_us = np.rint(seconds * 1e6).astype(np.int64)
             with stages.measure("features"):
                 state = states[chunk.partition]
-                aggregates, _ = state.aggregate(
+                aggregates, _ = state.add(
                     state.indices(cast("list[bytes]", chunk.keys)), times_us, values
                 )
                 features = assemble(spec, values, aggregates, bundle.scoring.expected)

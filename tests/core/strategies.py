@@ -113,12 +113,18 @@ def events(
 
 def fill(state: PartitionState, arrived: Sequence[Event]) -> list[int]:
     """Add events to a state; returns for each EMPTY, REFUSED, or the watermark it missed."""
-    _, watermarks_us = state.aggregate(
-        state.indices([event.machine.encode() for event in arrived]),
-        np.array([event.time_us for event in arrived], np.int64),
-        np.array([event.readings for event in arrived]).reshape(-1, len(state.spec.continuous)),
-    )
-    return watermarks_us.tolist()
+    return windows_of(state, arrived)[1].tolist()
+
+
+def windows_of(
+    state: PartitionState, arrived: Sequence[Event]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Add events to a state; returns aggregates (n, C, 5), zero for those not accepted, and the
+    same as `fill`."""
+    machines = state.indices([event.machine.encode() for event in arrived])
+    times_us = np.array([event.time_us for event in arrived], np.int64)
+    values = np.array([e.readings for e in arrived]).reshape(-1, len(state.spec.continuous))
+    return state.add(machines, times_us, values)
 
 
 def read_back(

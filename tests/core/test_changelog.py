@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core.strategies import START_US, Event, events, fill, make_spec, read_back
+from tests.core.strategies import START_US, Event, events, fill, make_spec, read_back, windows_of
 from worker.core.changelog import StateReader
 from worker.core.channels import ChannelSpec, spec_from_dict
 from worker.core.errors import StateError
@@ -39,19 +39,18 @@ def some_rows() -> list[Row]:
     return some_state().take_changes()
 
 
-def test_the_form_of_a_row_is_fixed() -> None:
+def test_the_form_of_a_panes_row_is_fixed() -> None:
     spec = make_spec(1)
     layout = Layout.of(spec)
-    assert Layout.of(make_spec(5)).dtype.itemsize == 36 + 5 * 28
+    assert Layout.of(make_spec(5)).pane_dtype.itemsize == 36 + 5 * 28
     state = PartitionState(spec)
     fill(state, [Event("a", START_US, [2.0]), Event("a", START_US, [4.0])])
     fill(state, [Event("b", START_US + 1, [0.0])])
     fill(state, [Event("a", START_US, [np.nan])])
-    (key, value), _ = state.snapshot()
     pane = START_US // 60_000_000
-    assert key == b"a|%d" % (pane % spec.slots)
-    assert value[:4] == (2).to_bytes(4, "little")
-    assert value[:8] == layout.prefix
+    value = dict(state.snapshot())[b"a|%d" % (pane % spec.slots)]
+    assert value[:4] == (3).to_bytes(4, "little")
+    assert value[:8] == layout.pane_prefix
     assert value[12:20] == pane.to_bytes(8, "little")
     assert value[20:28] == START_US.to_bytes(8, "little")
     assert value[28:36] == (START_US + 1).to_bytes(8, "little")
@@ -60,19 +59,35 @@ def test_the_form_of_a_row_is_fixed() -> None:
     assert np.frombuffer(value[56:], "<f4").tolist() == [2.0, 4.0]
 
 
+def test_a_machines_own_row_holds_its_fields() -> None:
+    spec = make_spec(1)
+    layout = Layout.of(spec)
+    state = PartitionState(spec)
+    fill(state, [Event("a", START_US, [2.0])])
+    (place,) = state.indices([b"a"])
+    state.table["model"][place] = 77
+    value = dict(state.snapshot())[b"a|m"]
+    assert value[:8] == layout.machine_prefix != layout.pane_prefix
+    assert len(value) % 4 == 0
+    assert np.frombuffer(value, layout.machine_dtype)["fields"]["model"].tolist() == [77]
+    copy = read_back(spec, state.take_changes())
+    assert copy.table["model"][copy.indices([b"a"])].tolist() == [77]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 255), st.data())
 def test_the_check_finds_every_change_of_one_byte(
     seed: int, flipped: int, data: st.DataObject
 ) -> None:
     layout = Layout.of(BASE)
-    size = layout.dtype.itemsize
+    dtype = data.draw(st.sampled_from([layout.pane_dtype, layout.machine_dtype]))
+    size = dtype.itemsize
     raw = np.random.default_rng(seed).bytes(size)
-    record = np.frombuffer(raw, layout.dtype).copy()
+    record = np.frombuffer(raw, dtype).copy()
     record["check"] = checks(record)
     damaged = bytearray(record.tobytes())
     damaged[data.draw(st.integers(0, size - 1))] ^= flipped
-    after = np.frombuffer(bytes(damaged), layout.dtype)
+    after = np.frombuffer(bytes(damaged), dtype)
     assert checks(after)[0] != after["check"][0]
 
 
@@ -142,7 +157,8 @@ def test_a_damaged_row_that_was_repaired_or_deleted_later_does_no_harm(
 ) -> None:
     state = some_state()
     rows = state.take_changes()
-    key, value = rows[-1]
+    key, value = rows.pop(-4)  # the last pane; the rows of three machines follow
+    rows.append((key, value))
     assert value is not None
     damaged: list[Row] = [*rows[:-1], (b"garbage", b"x" * 300), (b"garbage", None)]
     damaged += [(key, damage(value)), (key, value if repair == "row" else None)]
@@ -225,7 +241,10 @@ def test_state_is_carried_over_to_fewer_channels_and_shorter_windows_exactly(
     assert len(carried) == len(native)
     log = [*written.take_changes(), *carried.take_changes()]
     for event in after:
-        assert np.array_equal(windows_of(carried, event), windows_of(native, event))
+        for ours, theirs in zip(
+            windows_of(carried, [event]), windows_of(native, [event]), strict=True
+        ):
+            assert np.array_equal(ours, theirs)
     log += carried.take_changes()
     assert read_back(new, log).snapshot() == carried.snapshot()
 
@@ -239,15 +258,6 @@ def pick(event: Event, columns: list[int]) -> Event:
     return Event(event.machine, event.time_us, [event.readings[c] for c in columns])
 
 
-def windows_of(state: PartitionState, event: Event) -> Any:
-    aggregates, watermarks_us = state.aggregate(
-        state.indices([event.machine.encode()]),
-        np.array([event.time_us]),
-        np.array([event.readings]),
-    )
-    return np.append(aggregates, watermarks_us)
-
-
 def test_what_was_carried_over_replaces_the_old_rows_in_the_changelog() -> None:
     old, new = BASE, changed(BASE, **EXACT["all at once"])
     log: list[Row] = some_state(old).take_changes()
@@ -256,7 +266,8 @@ def test_what_was_carried_over_replaces_the_old_rows_in_the_changelog() -> None:
     latest = dict(log)
     left = {key for key, value in latest.items() if value is not None and key != LAYOUT_KEY}
     assert old_keys - left
-    assert all(len(latest[key] or b"") == Layout.of(new).dtype.itemsize for key in left)
+    prefixes = Layout.of(new).pane_prefix, Layout.of(new).machine_prefix
+    assert {(latest[key] or b"")[:8] for key in left} == set(prefixes)
     # Compaction in parts may drop the old layout's own row before the rows it describes.
     assert read_back(new, log[1:]).snapshot() == read_back(new, log).snapshot()
     assert read_back(new, list(latest.items())).snapshot() == read_back(new, log).snapshot()
@@ -275,7 +286,8 @@ def test_a_new_physical_range_or_categorical_channel_keeps_the_rows() -> None:
         BASE,
         channel=[{**CHANNELS[0], "max": 5.0}, *CHANNELS[1:3], {**CHANNELS[3], "values": ["A"]}],
     )
-    assert read_back(other, some_rows()).snapshot() == some_state().snapshot()
+    state = some_state(changed(BASE))
+    assert read_back(other, state.take_changes()).snapshot() == state.snapshot()
 
 
 def test_a_damaged_row_among_those_carried_over_is_refused() -> None:

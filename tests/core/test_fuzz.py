@@ -298,8 +298,10 @@ def test_no_number_that_json_can_hold_puts_nan_or_infinity_into_messages_or_stat
     check(raws, 0, outputs)
     for record in outputs.records:
         json.loads(record.value, parse_constant=_refuse)
-    for _, value in state.snapshot():
-        assert np.isfinite(np.frombuffer(value, Layout.of(SPEC).dtype)["moments"]).all()
+    for key, value in state.snapshot():
+        if not key.endswith(b"|m"):
+            panes = np.frombuffer(value, Layout.of(SPEC).pane_dtype)
+            assert np.isfinite(panes["moments"]).all()
 
 
 def _refuse(constant: str) -> Any:

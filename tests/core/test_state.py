@@ -24,18 +24,19 @@ def test_a_restored_snapshot_gives_the_same_snapshot_in_whatever_order_it_comes(
     assert len(copy) == len(state)
 
 
-def test_changes_are_the_touched_panes_and_are_taken_once() -> None:
+def test_changes_are_the_touched_panes_and_machines_and_are_taken_once() -> None:
     spec = make_spec()
     state = PartitionState(spec)
     fill(state, [Event("a", START_US, [1.0, 2.0]), Event("b", START_US, [1.0, 2.0])])
     layout, *rows = state.take_changes()
     assert layout[0] == LAYOUT_KEY
-    assert len(rows) == 2
+    assert len(rows) == 4
     assert state.take_changes() == []
     fill(state, [Event("b", START_US + 1, [3.0, 4.0])])
-    (row,) = state.take_changes()
-    assert row[0].startswith(b"b|")
-    assert row in state.snapshot()
+    pane, machine = state.take_changes()
+    assert pane[0].startswith(b"b|")
+    assert machine[0] == b"b|m"
+    assert {pane, machine} <= set(state.snapshot())
 
 
 def test_a_late_event_changes_no_row() -> None:
@@ -82,7 +83,7 @@ def test_machines_are_kept_apart_however_many_and_whatever_their_ids() -> None:
     assert copy.snapshot() == state.snapshot()
     at = np.full(len(ids), START_US)
     found = copy.indices([machine.encode() for machine in ids])
-    means = copy.aggregate(found, at, np.full((len(ids), 1), np.nan))[0][:, 0, 1]
+    means = copy.aggregate(found, at, np.full((len(ids), 1), np.nan))[:, 0, 1]
     assert means.tolist() == [float(number) for number in range(len(ids))]
 
 

@@ -34,7 +34,7 @@ def test_every_field_is_an_array_of_its_shape() -> None:
 
 def test_a_row_that_is_reset_holds_initial_values_and_others_keep_theirs() -> None:
     made = filled()
-    made.reset(2)
+    made.reset(np.array([2]))
     assert made["level"][2].tolist() == [-1.0] * 5
     assert made["count"].tolist() == [1, 2, 0, 4]
 

@@ -21,7 +21,7 @@ def aggregate(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """All events in one call, on fresh state."""
     state = PartitionState(spec)
-    return state.aggregate(
+    return state.add(
         state.indices([event.machine.encode() for event in arrived]),
         np.array([event.time_us for event in arrived], np.int64),
         np.array([event.readings for event in arrived]).reshape(-1, len(spec.continuous)),

@@ -58,7 +58,7 @@ def step(state: PartitionState, chunk: Chunk) -> Outputs:
     """One row of state and one anomaly a record."""
     chunk = chunk.since(state.next_offset)
     machines = state.indices([key or b"" for key in chunk.keys])
-    state.aggregate(machines, np.full(len(chunk), 10**15, np.int64), np.ones((len(chunk), 1)))
+    state.add(machines, np.full(len(chunk), 10**15, np.int64), np.ones((len(chunk), 1)))
     if len(chunk):
         state.next_offset = int(chunk.offsets[-1]) + 1
     records = [Record("anomalies", key, b"{}") for key in chunk.keys]

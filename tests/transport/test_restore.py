@@ -28,7 +28,7 @@ def state_with(machines: int, minutes: int, seed: int = 1) -> PartitionState:
     values = np.random.default_rng(seed).normal(size=(minutes, machines, 1))
     for minute in range(minutes):
         times_us = np.full(machines, 1_700_000_000_000_000 + minute * SPEC.pane_us, np.int64)
-        state.aggregate(indices, times_us, values[minute])
+        state.add(indices, times_us, values[minute])
     return state
 
 

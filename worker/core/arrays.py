@@ -17,6 +17,8 @@ def zeros_on_demand(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     took half as much memory again.
     """
     size = math.prod(shape)
+    if size == 0:
+        return np.zeros(shape, dtype)
     memory = mmap.mmap(
         -1, size * np.dtype(dtype).itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     )

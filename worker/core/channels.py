@@ -174,6 +174,11 @@ class ChannelSpec(msgspec.Struct, frozen=True):
         return tuple(c for c in self.channels if c.kind == "categorical")
 
     @property
+    def signals(self) -> tuple[str, ...]:
+        """Names of the series that detection follows."""
+        return (*(c.name for c in self.continuous), *(d.name for d in self.derived))
+
+    @property
     def panes(self) -> int:
         """Number of panes in the window."""
         return self.length_us // self.pane_us

@@ -85,7 +85,7 @@ def features_of(
     state = PartitionState(spec)
     machines = state.indices([machine_id.encode() for machine_id in machine_ids])
     values = mask_impossible(spec, values)
-    aggregates, watermarks_us = state.aggregate(machines, times_us, values)
+    aggregates, watermarks_us = state.add(machines, times_us, values)
     if expected is None:
         expected = np.full(len(spec.feature_names), np.nan)
     features = assemble(spec, values, aggregates, expected)

@@ -98,7 +98,7 @@ class Pipeline:
         found: list[tuple[int, Record]],
     ) -> None:
         machines = state.indices(readings.machine_ids)
-        aggregates, watermarks_us = state.aggregate(machines, readings.times_us, readings.values)
+        aggregates, watermarks_us = state.add(machines, readings.times_us, readings.values)
         late = np.flatnonzero(watermarks_us >= 0)
         scored = np.flatnonzero(watermarks_us == windows.EMPTY)
         refused = np.flatnonzero(watermarks_us == windows.REFUSED)

@@ -75,7 +75,7 @@ class MachineTable:
             self._arrays[name] = array
         self._capacity = capacity
 
-    def reset(self, rows: NDArray[np.int64] | int) -> None:
+    def reset(self, rows: NDArray[np.int64]) -> None:
         """Let rows begin anew, with every field at its initial value."""
         for name, field in self.fields.items():
             self._arrays[name][rows] = field.initial

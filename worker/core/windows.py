@@ -13,10 +13,10 @@ bit for bit. Mean and variance use Welford's update and Chan's merge, so that a
 small spread survives a large mean (T. F. Chan, G. H. Golub, R. J. LeVeque,
 "Updating formulae and a pairwise algorithm for computing sample variances", 1979).
 
-The *clock* of a partition is the newest event time that it has accepted. A machine
-from which nothing was accepted while the clock moved on by the retention is
-forgotten, at the very event that moves the clock there: like everything else here,
-that depends on the order of records only, not on how they were cut into calls.
+The *clock* of a partition is the newest event time that it has accepted. What happens
+to machines that say nothing while it moves on (they are found silent, later forgotten)
+happens at the very event that moves the clock there: like everything else here, that
+depends on the order of records only, not on how they were cut into calls.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ NO_PANE = 0
 """What an unused slot holds; a used one its pane's number plus one."""
 REFUSED = -2
 """In place of the watermark: a new machine for which there is no room."""
-CLOCK, OLDEST, MACHINES = range(3)
-"""Totals of a partition: its clock, a time before which no machine was last heard
+CLOCK, DUE, MACHINES = range(3)
+"""Totals of a partition: its clock, a time of the clock before which nothing is due
 (``NEVER`` without machines), and how many machines it has."""
 NEVER = 2**62
 
@@ -90,33 +90,68 @@ def _merge(into, counts, moments, extremes):  # type: ignore[no-untyped-def]
 
 
 @njit(
-    "void(i8, i8[::1], i8[::1], i8[::1], u4[:, ::1], i8[::1], b1[:, ::1])", cache=True, nogil=True
+    "i8(i8[::1], i8[::1], i8, i8, i8, i8, i8[::1], i8[::1], i8[::1], i8[::1])",
+    cache=True,
+    nogil=True,
 )
-def _forget_before(  # type: ignore[no-untyped-def]
-    horizon_us, totals, newest_us, heard_us, pane_numbers, closed_before, dirty
+def accept(  # type: ignore[no-untyped-def]
+    machines,
+    times_us,
+    start,
+    grace_us,
+    patience_us,
+    max_machines,
+    totals,
+    newest_us,
+    heard_us,
+    watermarks_us,
 ):
-    """Forget the machines last heard before ``horizon_us``; their panes become dirty."""
-    oldest_us = NEVER
-    for m in range(newest_us.shape[0]):
+    """Judge events from ``start`` on, in arrival order, until something is due.
+
+    What is due (machines to be forgotten, or found silent) has to happen before the event
+    that moves the clock there and after all events before it; so judging stops at that event.
+
+    Args:
+        machines: (n,) machine index of each event.
+        times_us: (n,) event time, >= 0.
+        start: first event to judge.
+        grace_us: see ``ChannelSpec``.
+        patience_us: nothing is due for a machine earlier than this after it was heard.
+        max_machines: see ``worker.core.state.StateLimits``.
+        totals: (3,) see ``CLOCK``, in and out.
+        newest_us: (M,) newest event time of each machine, EMPTY without, in and out.
+        heard_us: (M,) the clock when each machine's last event was accepted, in and out.
+        watermarks_us: (n,) out, for the events judged: EMPTY, or for a late event the
+            watermark that it missed, or REFUSED.
+
+    Returns:
+        The first event that was not judged; n at the end.
+    """
+    for i in range(start, machines.shape[0]):
+        m = machines[i]
+        t = times_us[i]
+        if newest_us[m] != EMPTY and t < newest_us[m] - grace_us:
+            watermarks_us[i] = newest_us[m] - grace_us
+            continue
+        clock_us = max(totals[CLOCK], t)
+        if clock_us >= totals[DUE]:
+            return i
         if newest_us[m] == EMPTY:
-            continue
-        if heard_us[m] >= horizon_us:
-            oldest_us = min(oldest_us, heard_us[m])
-            continue
-        for slot in range(pane_numbers.shape[1]):
-            if pane_numbers[m, slot] != NO_PANE:
-                pane_numbers[m, slot] = NO_PANE
-                dirty[m, slot] = True
-        newest_us[m] = EMPTY
-        closed_before[m] = EMPTY
-        totals[MACHINES] -= 1
-    totals[OLDEST] = oldest_us
+            if totals[MACHINES] >= max_machines:
+                watermarks_us[i] = REFUSED
+                continue
+            totals[MACHINES] += 1
+            totals[DUE] = min(totals[DUE], clock_us + patience_us)
+        watermarks_us[i] = EMPTY
+        totals[CLOCK] = clock_us
+        heard_us[m] = clock_us
+        newest_us[m] = max(newest_us[m], t)
+    return machines.shape[0]
 
 
 _AGGREGATE_SIGNATURE = (
-    "void(i8[::1], i8[::1], f8[:, ::1], i8, i8, i8, i8, i8,"
-    "i8[::1], i8[::1], i8[::1], u4[:, ::1], u4[:, :, ::1], f8[:, :, :, ::1], f4[:, :, :, ::1],"
-    "i8[::1], f8[:, :, ::1], b1[:, ::1], f8[:, :, ::1], i8[::1])"
+    "void(i8[::1], i8[::1], f8[:, ::1], i8, i8, u4[:, ::1], u4[:, :, ::1], f8[:, :, :, ::1],"
+    "f4[:, :, :, ::1], i8[::1], f8[:, :, ::1], b1[:, ::1], f8[:, :, ::1])"
 )
 
 
@@ -127,12 +162,6 @@ def aggregate(  # type: ignore[no-untyped-def]
     values,
     pane_us,
     panes,
-    grace_us,
-    retention_us,
-    max_machines,
-    totals,
-    newest_us,
-    heard_us,
     pane_numbers,
     pane_counts,
     pane_moments,
@@ -141,22 +170,16 @@ def aggregate(  # type: ignore[no-untyped-def]
     closed_stats,
     dirty,
     aggregates,
-    watermarks_us,
 ):
-    """Add events to their machines' panes and give each event its window aggregates.
+    """Add accepted events to their machines' panes and give each its window aggregates.
 
-    Events must be in arrival order; but for being forgotten or refused, machines are
-    independent of each other.
+    Events must be in arrival order; machines are independent of each other.
 
     Args:
         machines: (n,) machine index of each event.
         times_us: (n,) event time, >= 0.
         values: (n, C) readings, NaN where missing.
-        pane_us, panes, grace_us: the window; see ``ChannelSpec``.
-        retention_us, max_machines: see ``worker.core.state.StateLimits``.
-        totals: (3,) see ``CLOCK``, in and out.
-        newest_us: (M,) newest event time of each machine, EMPTY without, in and out.
-        heard_us: (M,) the clock when each machine's last event was accepted, in and out.
+        pane_us, panes: the window; see ``ChannelSpec``.
         pane_numbers: (M, S) pane held by each slot, plus one; NO_PANE without; in and out.
         pane_counts: (M, S, C) readings in each pane, in and out.
         pane_moments: (M, S, C, 2) their mean and ``M2``, in and out.
@@ -164,39 +187,15 @@ def aggregate(  # type: ignore[no-untyped-def]
             what models take, in and out.
         closed_before: (M,) pane before which ``closed_stats`` holds; a cache.
         closed_stats: (M, C, 5) the window's panes before that pane, merged; a cache.
-        dirty: (M, S) set where a pane changed, or was given up.
-        aggregates: (n, C, 5) count, mean, standard deviation (population), min and
-            max of each event's window including itself; out; not set for events that
-            were late or refused.
-        watermarks_us: (n,) out: EMPTY, or for a late event the watermark that it missed,
-            or REFUSED.
+        dirty: (M, S) set where a pane changed.
+        aggregates: (n, C, 5) out: count, mean, standard deviation (population), min and
+            max of each event's window including itself.
     """
     slots = pane_numbers.shape[1]
     channels = values.shape[1]
     for i in range(machines.shape[0]):
         m = machines[i]
-        t = times_us[i]
-        if newest_us[m] != EMPTY and t < newest_us[m] - grace_us:
-            watermarks_us[i] = newest_us[m] - grace_us
-            continue
-        clock_us = max(totals[CLOCK], t)
-        horizon_us = clock_us // pane_us * pane_us - retention_us
-        if horizon_us > totals[OLDEST]:
-            _forget_before(
-                horizon_us, totals, newest_us, heard_us, pane_numbers, closed_before, dirty
-            )
-        if newest_us[m] == EMPTY:
-            if totals[MACHINES] >= max_machines:
-                watermarks_us[i] = REFUSED
-                continue
-            totals[MACHINES] += 1
-            totals[OLDEST] = min(totals[OLDEST], clock_us)
-        watermarks_us[i] = EMPTY
-        totals[CLOCK] = clock_us
-        heard_us[m] = clock_us
-        newest_us[m] = max(newest_us[m], t)
-
-        pane = t // pane_us
+        pane = times_us[i] // pane_us
         slot = pane % slots
         if pane_numbers[m, slot] != pane + 1:
             pane_numbers[m, slot] = pane + 1
