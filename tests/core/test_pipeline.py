@@ -40,7 +40,7 @@ from worker.core.messages import (
     format_time_us,
 )
 from worker.core.pipeline import Outputs, Pipeline, Record
-from worker.core.rows import LAYOUT_KEY, Layout, Row
+from worker.core.rows import LAYOUT_KEY, Layout, Row, values
 from worker.core.state import PartitionState
 
 CUTS = st.lists(st.integers(0, 40), max_size=8)
