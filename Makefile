@@ -89,6 +89,10 @@ SEED ?=
 simulate: $(STAMP_DEV) ## Run the worker on a simulated broker under seeded faults (SEEDS=5000, SEEDS=100-199; SEED=7: its trace)
 	@exec $(BIN)/python -m load.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
+.PHONY: bench-detection
+bench-detection: $(STAMP_DEV) ## Measure detection where the truth is known; writes build/bench-detection.json (ARGS="--sets fleets")
+	@exec $(BIN)/python -m load.detection $(ARGS)
+
 .PHONY: bench-restart
 bench-restart: $(STAMP_DEV) kafka-jars ## Measure restart and memory with 10,000 and 100,000 machines (ARGS="--machines 10000")
 	@exec $(BIN)/python -m load.restart $(ARGS)
