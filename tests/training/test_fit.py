@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from worker.core.channels import ChannelSpec, spec_from_dict
+from worker.core.detection.baselines import Baselines
+from worker.core.detection.detector import Detector, Scores, signals_of
+from worker.core.table import MachineTable
+from worker.training.fit import Fitted, fit
+from worker.training.readings import TrainingReadings
+
+MINUTE_US = 60_000_000
+
+
+def spec_of(channels: int) -> ChannelSpec:
+    return spec_from_dict({"name": "pump", "channel": [{"name": f"c{i}"} for i in range(channels)]})
+
+
+def readings_of(values: list[np.ndarray], names: list[str] | None = None) -> TrainingReadings:
+    names = names or [f"m{k}" for k in range(len(values))]
+    ids = [name for name, rows in zip(names, values, strict=True) for _ in rows]
+    times_us = np.concatenate([np.arange(len(rows), dtype=np.int64) for rows in values])
+    return TrainingReadings("test", ids, times_us * MINUTE_US, np.concatenate(values))
+
+
+def score(spec: ChannelSpec, fitted: Fitted, machine_id: str, values: np.ndarray) -> Scores:
+    detector = Detector(fitted.baselines)
+    signals = signals_of(spec, values)
+    table = MachineTable(
+        detector.fields, {"channel": values.shape[1], "signal": signals.shape[1]}, 1
+    )
+    table.reset(0)
+    detector.begin(table, np.array([0]), [machine_id])
+    n = len(values)
+    no = np.zeros(n, np.bool_)
+    times_us = np.arange(n, dtype=np.int64) * MINUTE_US
+    return detector.score(table, np.zeros(n, np.int64), times_us, signals, no, no)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 39, 40, 100])
+def test_few_rows_of_one_machine_make_a_model(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    spec = spec_of(3)
+    fitted = fit(spec, readings_of([rng.normal(size=(rows, 3))]))
+    values = rng.normal(size=(200, 3))
+    values[100:] += 100.0
+    scores = score(spec, fitted, "m0", values)
+    assert np.isfinite(scores.anomaly_score).all()
+    assert (scores.anomaly_score < scores.threshold).any()
+
+
+def test_a_jump_of_one_signal_is_an_anomaly_and_is_named() -> None:
+    rng = np.random.default_rng(1)
+    spec = spec_of(4)
+    fitted = fit(spec, readings_of([rng.normal(size=(2000, 4))]))
+    values = rng.normal(size=(600, 4))
+    values[300:, 2] += 8.0
+    scores = score(spec, fitted, "m0", values)
+    anomalies = scores.anomaly_score < scores.threshold
+    assert not anomalies[:300].any()
+    assert anomalies[305:330].all()
+    assert (scores.contributions[305:330].argmax(axis=1) == 2).all()
+
+
+def test_baselines_survive_their_arrays() -> None:
+    rng = np.random.default_rng(2)
+    baselines = fit(spec_of(2), readings_of([rng.normal(size=(100, 2))])).baselines
+    again = Baselines.from_arrays(baselines.to_arrays())
+    for name, array in baselines.to_arrays().items():
+        assert np.array_equal(array, again.to_arrays()[name])
+
+
+def test_processes_learn_what_one_learns() -> None:
+    rng = np.random.default_rng(3)
+    readings = readings_of([rng.normal(size=(100, 2)) + k for k in range(3)])
+    one = fit(spec_of(2), readings, workers=1).baselines.to_arrays()
+    two = fit(spec_of(2), readings, workers=2).baselines.to_arrays()
+    for name, array in one.items():
+        assert np.array_equal(array, two[name])

@@ -1,0 +1,128 @@
+"""What training learned of every machine, as packed arrays.
+
+Row 0 of every array is the fleet prior: what a machine never seen starts from. Rows 1 to K
+are the machines of the training, in the order of :attr:`Baselines.machine_ids`. D signals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.core.errors import BundleError
+
+PRIOR = 0
+"""The row of the fleet prior."""
+
+# Columns of `signals`, one value a signal.
+MEAN, PRECISION, LEVEL_RATE, RESIDUAL_RATE, PRIOR_ROWS, SD = range(6)
+"""``MEAN`` of the clipped normalised values; ``PRECISION``, the root of the conditional
+precision; the rates at which the levels of normalised values and residuals are followed;
+``PRIOR_ROWS``, how many rows the location weighs when a machine learns its own; from ``SD``
+on the standard deviation of each stream, 0 for one that is not followed."""
+STREAMS = 5
+NORMALISED, RESIDUAL, SLOW_SHORT, SLOW, SEASONAL = range(STREAMS)
+SIGNAL_COLUMNS = SD + STREAMS
+SEASON_BINS = 48
+"""Half hours of the day (UTC)."""
+
+INTERVAL_US, ROWS, WINDOW, SCALE_ROWS = range(4)
+"""Columns of `machines`: median sampling interval, rows in training, the long scale w in
+rows, and how many rows the scale weighs when a machine learns its own."""
+MACHINE_COLUMNS = 4
+
+PEAK, SHAPE, CONDITIONAL, PEAK_SHORT, PEAK_SLOW, SPREAD_SHORT, PEAK_SEASON, FOREST = range(8)
+FAMILIES = 8
+"""Statistics over all signals, each with a calibration of its own; see ``decision``."""
+STATE = FAMILIES
+"""The calibration of all families together."""
+KNOTS = (0.5, 0.2, 0.1, 0.05, 0.02)
+"""Tail probabilities of the quantiles that a calibration keeps."""
+CALIBRATION_COLUMNS = len(KNOTS) + 1
+"""The quantiles, then the scale of the exponential tail above the last."""
+KNOWN = (PEAK, SHAPE, PEAK_SHORT, PEAK_SLOW, PEAK_SEASON)
+"""Families of which the surprise score remembers how extreme they have been."""
+BINS = 20
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Baselines of K machines and the fleet prior.
+
+    Attributes:
+        machine_ids: (K,) text.
+        location, scale: (K+1, D) in the signal's unit; a scale of 0: it never moved.
+        signals: (K+1, SIGNAL_COLUMNS, D) see ``MEAN`` and following.
+        neighbours: (D, N) the signals that each signal is expected from; -1: none.
+        weights: (K+1, D, N) by how much each of them moves the residual.
+        season: (K+1, D, SEASON_BINS) expected normalised value by the time of day.
+        machines: (K+1, MACHINE_COLUMNS) see ``INTERVAL_US`` and following.
+        calibration: (K+1, FAMILIES + 1, CALIBRATION_COLUMNS).
+        known: (K+1, len(KNOWN), BINS) rows of training by how extreme they were.
+    """
+
+    machine_ids: NDArray[np.str_]
+    location: Floats
+    scale: Floats
+    signals: NDArray[np.float32]
+    neighbours: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    season: NDArray[np.float32]
+    machines: Floats
+    calibration: NDArray[np.float32]
+    known: NDArray[np.float32]
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays by name, for ``numpy.savez``; inverse of :meth:`from_arrays`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Baselines:
+        """Take arrays as :meth:`to_arrays` gave them.
+
+        Raises:
+            BundleError: an array is missing, or has another type or shape than it must.
+        """
+        try:
+            found = {field.name: np.ascontiguousarray(arrays[field.name]) for field in fields(cls)}
+        except KeyError as error:
+            raise BundleError(
+                f"baselines: array {error} is missing; train the bundle anew."
+            ) from error
+        baselines = cls(**found)
+        rows, signals = baselines.location.shape
+        near = baselines.neighbours.shape[1]
+        for name, dtype, shape in (
+            ("machine_ids", None, (rows - 1,)),
+            ("location", "f8", (rows, signals)),
+            ("scale", "f8", (rows, signals)),
+            ("signals", "f4", (rows, SIGNAL_COLUMNS, signals)),
+            ("neighbours", "i4", (signals, near)),
+            ("weights", "f4", (rows, signals, near)),
+            ("season", "f4", (rows, signals, SEASON_BINS)),
+            ("machines", "f8", (rows, MACHINE_COLUMNS)),
+            ("calibration", "f4", (rows, FAMILIES + 1, CALIBRATION_COLUMNS)),
+            ("known", "f4", (rows, len(KNOWN), BINS)),
+        ):
+            array = found[name]
+            if array.shape != shape or (dtype is not None and array.dtype != np.dtype(dtype)):
+                raise BundleError(
+                    f"baselines: array {name!r} is {array.dtype} {array.shape}, not {shape}; "
+                    "train the bundle anew."
+                )
+        return baselines
+
+    def __len__(self) -> int:
+        """Number of machines, without the prior."""
+        return len(self.machine_ids)
+
+    @property
+    def signals_count(self) -> int:
+        """Number of signals D."""
+        return int(self.location.shape[1])

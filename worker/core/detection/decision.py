@@ -1,0 +1,250 @@
+"""Second kernel of detection: from streams to a decision, event by event.
+
+*Families* are statistics over all signals. Each has a calibration, which turns it into
+L = -log10 p, where p is how often it was at least as large out of fold in training:
+linear between quantiles, exponential above. Two scores come of them. A, *state*: how far
+is the machine from its baseline; the calibrated combination (sum of L^1.5)^(1/1.5). B,
+*surprise*: has the machine been like this before; the largest -log10 p over families by
+histograms that start from training and go on learning. An anomaly opens where both are
+high, and lasts as long as A is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from worker.core.detection.baselines import (
+    BINS,
+    CALIBRATION_COLUMNS,
+    CONDITIONAL,
+    FAMILIES,
+    FOREST,
+    KNOWN,
+    NORMALISED,
+    PEAK,
+    PEAK_SEASON,
+    PEAK_SHORT,
+    PEAK_SLOW,
+    PRECISION,
+    RESIDUAL,
+    ROWS,
+    SD,
+    SEASONAL,
+    SHAPE,
+    SLOW,
+    SLOW_SHORT,
+    SPREAD_SHORT,
+    STATE,
+    WINDOW,
+)
+from worker.core.table import Field, Fields
+
+FIELDS: Fields = {
+    "known": Field("<f4", (len(KNOWN), BINS)),
+    "calm": Field("<i4"),
+}
+"""How often each family was how extreme; 0 where no anomaly is open, else one plus the
+rows since A was last above the level that keeps it open."""
+
+BINS_PER_DOUBLING = 4
+WEIGHT_ROWS = 8
+"""The surprise score forgets beyond this many times the rows of training."""
+KEEPS = 0.75
+"""An anomaly stays open while A is above this share of what opens one."""
+BYPASS = 3.0
+"""At this multiple A opens an anomaly whatever the surprise."""
+CALM_SHARE = 1.0 / 12.0
+"""Share of the window for which A must be low before the anomaly closes."""
+SPREAD_LIMIT = 12.0
+COLD_FACTOR = 2.0
+"""By how much more A must exceed its threshold at the beginning of the warm-up, beyond once."""
+_L_KNOTS = np.array([0.30103, 0.69897, 1.0, 1.30103, 1.69897])
+_LN10 = 2.302585092994046
+_KNOWN = np.array(KNOWN)
+_FAMILY_OF = np.array([PEAK, CONDITIONAL, PEAK_SHORT, PEAK_SLOW, PEAK_SEASON])
+"""The family whose calibration a stream of a single signal is held against."""
+
+
+@njit("f8(f8, f4[::1])", cache=True, nogil=True)
+def tail(x, calibration):  # type: ignore[no-untyped-def]
+    """-log10 of the probability of at least ``x`` by a calibration (CALIBRATION_COLUMNS,)."""
+    last = CALIBRATION_COLUMNS - 2
+    if x >= calibration[last]:
+        return _L_KNOTS[last] + (x - calibration[last]) / (calibration[last + 1] * _LN10)
+    low_x, low = np.float64(0.0), np.float64(0.0)
+    for q in range(last + 1):
+        high_x = np.float64(calibration[q])
+        if x < high_x:
+            if high_x == np.inf:
+                return 0.0
+            return low + (_L_KNOTS[q] - low) * max(x - low_x, 0.0) / (high_x - low_x)
+        low_x, low = high_x, np.float64(_L_KNOTS[q])
+    return low
+
+
+@njit("void(f4[:, ::1], f8, f4[:, ::1], f8, f8[::1])", cache=True, nogil=True)
+def summarise(streams, forest, signals, moving, families):  # type: ignore[no-untyped-def]
+    """Write the families (FAMILIES,) of one event's streams (STREAMS, D).
+
+    Args:
+        forest: the model's score, -1 abnormal to 0; NaN without one.
+        signals: (SIGNAL_COLUMNS, D) the machine's baseline.
+        moving: number of signals that moved in training.
+    """
+    count = streams.shape[1]
+    families[:] = 0.0
+    shape = 0.0
+    spread = 0.0
+    for j in range(count):
+        value = np.float64(streams[NORMALISED, j])
+        residual = np.float64(streams[RESIDUAL, j])
+        short = abs(np.float64(streams[SLOW_SHORT, j]))
+        families[PEAK] = max(families[PEAK], abs(value))
+        families[CONDITIONAL] = max(families[CONDITIONAL], abs(residual))
+        families[PEAK_SHORT] = max(families[PEAK_SHORT], short)
+        families[PEAK_SLOW] = max(families[PEAK_SLOW], abs(np.float64(streams[SLOW, j])))
+        families[PEAK_SEASON] = max(families[PEAK_SEASON], abs(np.float64(streams[SEASONAL, j])))
+        shape += (
+            value
+            * residual
+            * np.float64(signals[SD + NORMALISED, j])
+            * np.float64(signals[SD + RESIDUAL, j])
+            * np.float64(signals[PRECISION, j])
+        )
+        short = np.minimum(short, SPREAD_LIMIT)
+        spread += short * short
+    families[SHAPE] = max(shape / moving, 0.0)
+    families[SPREAD_SHORT] = np.sqrt(spread / moving)
+    families[FOREST] = 0.0 if np.isnan(forest) else -forest
+
+
+@njit("f8(f8[::1], f4[:, ::1], f8[::1])", cache=True, nogil=True)
+def combine(families, calibration, tails):  # type: ignore[no-untyped-def]
+    """Write L of each family, and return their combination, not calibrated yet."""
+    total = 0.0
+    for f in range(FAMILIES):
+        tails[f] = tail(families[f], calibration[f])
+        total += tails[f] * np.sqrt(tails[f])
+    return np.cbrt(total) ** 2
+
+
+@njit("i8(f8)", cache=True, nogil=True)
+def bin_of(length):  # type: ignore[no-untyped-def]
+    """The bin of the surprise score that holds L = ``length``."""
+    return min(int(BINS_PER_DOUBLING * np.log2(1.0 + length)), BINS - 1)
+
+
+@njit("f8(f8[::1], f4[:, ::1])", cache=True, nogil=True)
+def _surprise(tails, known):  # type: ignore[no-untyped-def]
+    largest = 0.0
+    for f in range(known.shape[0]):
+        own = bin_of(tails[_KNOWN[f]])
+        above = 0.0
+        total = 0.0
+        for b in range(BINS):
+            total += known[f, b]
+            if b > own:
+                above += known[f, b]
+        p = (above + 0.5 * known[f, own] + 0.5) / (total + 1.0)
+        largest = max(largest, -np.log10(p))
+    return largest
+
+
+@njit("void(f8[::1], f4[:, ::1], f8)", cache=True, nogil=True)
+def _remember(tails, known, limit):  # type: ignore[no-untyped-def]
+    for f in range(known.shape[0]):
+        total = 0.0
+        for b in range(BINS):
+            total += known[f, b]
+        if total >= limit:
+            for b in range(BINS):
+                known[f, b] *= (limit - 1.0) / total
+        known[f, bin_of(tails[_KNOWN[f]])] += 1.0
+
+
+@njit("f8(f8)", cache=True, nogil=True)
+def score_of(state):  # type: ignore[no-untyped-def]
+    """From A >= 0 to a score in [-1, 1], lower is worse; strictly monotone."""
+    return (4.0 - state) / (4.0 + state)
+
+
+_DECIDE = (
+    "void(i8[::1], f4[:, :, ::1], f4[::1], b1[::1], f4[::1],"
+    "f4[:, :, ::1], f8[::1], f8[:, ::1], f4[:, :, ::1], f8[::1],"
+    "i4[::1], f4[:, :, ::1], i4[::1],"
+    "f8[::1], f8[::1], f8[::1], f4[:, ::1])"
+)
+
+
+@njit(_DECIDE, cache=True, nogil=True)
+def decide(  # type: ignore[no-untyped-def]
+    machines,
+    streams,
+    forest,
+    maintained,
+    experience,
+    signals,
+    moving,
+    settings,
+    calibration,
+    opens_at,
+    baseline,
+    known,
+    calm,
+    scores,
+    thresholds,
+    confidence,
+    contributions,
+):
+    """Decide about events in arrival order.
+
+    Args:
+        machines: (n,) table row of each event.
+        streams: (n, STREAMS, D) see ``streams.follow``.
+        forest: (n,) the model's score, NaN without one.
+        maintained: (n,) no anomaly, and nothing is learned.
+        experience: (n,) share of the warm-up that is done.
+        signals, settings, calibration: see ``Baselines``; settings is its ``machines``.
+        moving: (K+1,) number of signals that moved in training, at least 1.
+        opens_at: (K+1,) the A at which an anomaly opens.
+        baseline: (M,) row of the baselines of each row of the table.
+        known, calm: see ``FIELDS``; in and out.
+        scores, thresholds: (n,) an anomaly where the score is below; out.
+        confidence: (n,) out.
+        contributions: (n, D) out.
+    """
+    families = np.zeros(FAMILIES)
+    tails = np.zeros(FAMILIES)
+    for i in range(machines.shape[0]):
+        m = machines[i]
+        k = baseline[m]
+        summarise(streams[i], forest[i], signals[k], moving[k], families)
+        state = tail(combine(families, calibration[k], tails), calibration[k, STATE])
+        trust = np.float64(experience[i])
+        scores[i] = score_of(state)
+        confidence[i] = (1.0 - 10.0**-state) * trust
+        for j in range(streams.shape[2]):
+            total = 0.0
+            for s in range(streams.shape[1]):
+                own = tail(abs(np.float64(streams[i, s, j])), calibration[k, _FAMILY_OF[s]])
+                total += own * own
+            contributions[i, j] = np.sqrt(total)
+        if maintained[i]:
+            thresholds[i] = -1.0
+            calm[m] = 0
+            continue
+        needed = opens_at[k] * (1.0 + COLD_FACTOR * (1.0 - trust))
+        if calm[m] > 0:
+            thresholds[i] = score_of(KEEPS * needed)
+        else:
+            gate = min(2.5, np.log10(settings[k, ROWS]) - 0.4)
+            surprised = _surprise(tails, known[m]) >= gate
+            thresholds[i] = score_of(needed if surprised else BYPASS * needed)
+        if scores[i] < thresholds[i]:
+            calm[m] = 1
+        elif calm[m] > 0:
+            calm[m] += 1
+            if calm[m] > 1.0 + CALM_SHARE * settings[k, WINDOW]:
+                calm[m] = 0
+        _remember(tails, known[m], WEIGHT_ROWS * settings[k, ROWS])

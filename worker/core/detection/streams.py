@@ -1,0 +1,257 @@
+"""First kernel of detection: from signals to streams, event by event.
+
+A *stream* follows one aspect of a signal, in standard deviations of what that aspect did
+in training: the normalised value z = (x - location) / scale less its level; the *residual*,
+what remains of z when it is predicted from the other signals (ridge regression, as rows of
+the precision matrix), less its level; slow exponential means of the residual over w/4 and w
+rows; and the slow mean of z less its expected value at this time of day.
+
+A machine that training did not know learns its location and scale from its first events
+(Welford's mean and variance of values clipped at 4 standard deviations), shrunk towards
+the fleet's. Everything walks events in arrival order and touches only the machine's own row.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from worker.core.detection.baselines import (
+    LEVEL_RATE,
+    MEAN,
+    NORMALISED,
+    PRECISION,
+    PRIOR_ROWS,
+    RESIDUAL,
+    RESIDUAL_RATE,
+    SCALE_ROWS,
+    SD,
+    SEASON_BINS,
+    SEASONAL,
+    SLOW,
+    SLOW_SHORT,
+    STREAMS,
+    WINDOW,
+)
+from worker.core.table import Field, Fields
+
+KNOWN_PLACE = -1
+"""In place of the count of learned rows: location and scale are those of training."""
+FIELDS: Fields = {
+    "learned": Field("<i4", ("signal",)),
+    "place": Field("<f8", (2, "signal")),
+    "streams": Field("<f4", (STREAMS, "signal")),
+}
+"""Rows from which the location was learned; their mean and variance; levels of normalised
+values and residuals, then the slow means."""
+
+FARTHEST = 30.0
+"""Normalised values are clipped here."""
+FARTHEST_EXPECTATION = 8.0
+"""Normalised values are clipped here before others are predicted from them."""
+MOVED = 10.0
+"""Normalised value of a signal that never moved in training and now did."""
+STEP = 3.0
+"""Levels follow a deviation up to this many standard deviations."""
+UNCLIPPED_ROWS = 8
+CLIP = 4.0
+LEARNING_WINDOWS = 16
+WARM_UP_WINDOWS = 4
+"""Windows until a machine that was never seen counts as known, and until it stops learning."""
+DAY_US = 86_400_000_000
+
+
+@njit("f8(f8, f8)", cache=True, nogil=True, inline="always")
+def _clip(x, limit):  # type: ignore[no-untyped-def]
+    return min(max(x, -limit), limit)
+
+
+@njit("f8(f8, f8, f8)", cache=True, nogil=True)
+def _normalise(x, location, scale):  # type: ignore[no-untyped-def]
+    distance = x - location
+    if scale > 0.0:
+        return _clip(distance / scale, FARTHEST)
+    if abs(distance) <= 1e-9 * abs(location):
+        return 0.0
+    return math.copysign(MOVED, distance)
+
+
+@njit("void(f8, f8, f8, i4[::1], f8[:, ::1], i8)", cache=True, nogil=True)
+def _learn_place(x, scale, last_row, learned, place, j):  # type: ignore[no-untyped-def]
+    """Add a reading to the mean and variance of signal ``j``; see the module."""
+    n = learned[j]
+    if n >= last_row:
+        return
+    delta = x - place[0, j]
+    if n >= UNCLIPPED_ROWS:
+        delta = _clip(delta, CLIP * scale)
+    place[0, j] += delta / (n + 1)
+    place[1, j] += (delta * delta * n / (n + 1) - place[1, j]) / (n + 1)
+    learned[j] = n + 1
+
+
+@njit(
+    "f8(f8[::1], b1, f8[::1], f8[::1], f4[:, ::1], f8[::1], i4[::1], f8[:, ::1], f8[:, ::1],"
+    "f8[::1])",
+    cache=True,
+    nogil=True,
+)
+def _place_event(  # type: ignore[no-untyped-def]
+    values, frozen, location, scale, signals, settings, learned, place, used, z
+):
+    """Normalise one event by where its machine is, and learn from it unless it is frozen.
+
+    Returns:
+        The share of the warm-up that is done.
+    """
+    window = settings[WINDOW]
+    kept = settings[SCALE_ROWS]
+    warm = 0.0
+    for j in range(values.shape[0]):
+        x = values[j]
+        used[0, j], used[1, j] = location[j], scale[j]
+        n = learned[j]
+        if n == KNOWN_PLACE:
+            warm += 1.0
+        else:
+            prior = np.float64(signals[PRIOR_ROWS, j])
+            if n > 0:
+                used[0, j] = (prior * location[j] + n * place[0, j]) / (prior + n)
+                variance = (kept * scale[j] * scale[j] + n * place[1, j]) / (kept + n)
+                used[1, j] = np.sqrt(variance)
+            elif prior < 1.0 and not np.isnan(x):
+                used[0, j] = x
+            warm += min(1.0, n / (WARM_UP_WINDOWS * window))
+            if not frozen and not np.isnan(x):
+                _learn_place(x, used[1, j], LEARNING_WINDOWS * window, learned, place, j)
+        z[j] = np.nan if np.isnan(x) else _normalise(x, used[0, j], used[1, j])
+    return warm / values.shape[0]
+
+
+@njit("void(i8, f4[:, ::1], f8[::1])", cache=True, nogil=True)
+def _expect_season(time_us, season, usual):  # type: ignore[no-untyped-def]
+    """Write the normalised values (D,) that are usual at this time of day."""
+    bins = (time_us % DAY_US) / DAY_US * SEASON_BINS - 0.5
+    before = int(np.floor(bins))
+    share = bins - before
+    for j in range(season.shape[0]):
+        usual[j] = (1.0 - share) * season[j, before % SEASON_BINS]
+        usual[j] += share * season[j, (before + 1) % SEASON_BINS]
+
+
+@njit("void(f8, b1, f8, f4[:, ::1], i8, f4[:, ::1], f4[:, ::1])", cache=True, nogil=True)
+def _stream_signal(  # type: ignore[no-untyped-def]
+    residual, frozen, window, signals, j, state, streams
+):
+    """Follow one signal, whose normalised and seasonal values are in ``streams`` already."""
+    value = streams[NORMALISED, j] - np.float64(state[NORMALISED, j])
+    residual -= state[RESIDUAL, j]
+    if not frozen:
+        short_step = 2.0 / (window / 4.0 + 1.0)
+        slow_step = 2.0 / (window + 1.0)
+        state[NORMALISED, j] += signals[LEVEL_RATE, j] * _clip(value, STEP)
+        state[RESIDUAL, j] += signals[RESIDUAL_RATE, j] * _clip(residual, STEP)
+        state[SLOW_SHORT, j] += short_step * (residual - state[SLOW_SHORT, j])
+        state[SLOW, j] += slow_step * (residual - state[SLOW, j])
+        state[SEASONAL, j] += short_step * (streams[SEASONAL, j] - state[SEASONAL, j])
+    streams[NORMALISED, j] = value
+    streams[RESIDUAL, j] = residual
+    for s in range(SLOW_SHORT, STREAMS):
+        streams[s, j] = state[s, j]
+    for s in range(STREAMS):
+        sd = signals[SD + s, j]
+        streams[s, j] = streams[s, j] / sd if sd > 0.0 else np.float32(0.0)
+
+
+_FOLLOW = (
+    "void(i8[::1], i8[::1], f8[:, ::1], b1[::1], b1[::1],"
+    "f8[:, ::1], f8[:, ::1], f4[:, :, ::1], i4[:, ::1], f4[:, :, ::1], f4[:, :, ::1], f8[:, ::1],"
+    "i4[::1], i4[:, ::1], f8[:, :, ::1], f4[:, :, ::1],"
+    "f4[:, :, ::1], f8[:, ::1], f4[::1])"
+)
+
+
+@njit(_FOLLOW, cache=True, nogil=True)
+def follow(  # type: ignore[no-untyped-def]
+    machines,
+    times_us,
+    values,
+    maintained,
+    relearn,
+    location,
+    scale,
+    signals,
+    neighbours,
+    weights,
+    season,
+    settings,
+    baseline,
+    learned,
+    place,
+    state,
+    streams,
+    expected,
+    experience,
+):
+    """Follow events in arrival order; see the module for what the streams are.
+
+    Args:
+        machines: (n,) table row of each event.
+        times_us: (n,) event time.
+        values: (n, D) signals, NaN where missing.
+        maintained: (n,) nothing is learned from the event.
+        relearn: (n,) from this event on the location is learned anew.
+        location, scale, signals, neighbours, weights, season, settings: see
+            ``Baselines``; the last is its ``machines``.
+        baseline: (M,) row of the baselines of each row of the table.
+        learned, place, state: see ``FIELDS``; in and out.
+        streams: (n, STREAMS, D) in standard deviations, 0 where missing; out.
+        expected: (n, D) in the signal's unit; out.
+        experience: (n,) share of the warm-up that is done; out.
+    """
+    count = values.shape[1]
+    z, usual, y = np.zeros(count), np.zeros(count), np.zeros(count)
+    used = np.zeros((2, count))
+    for i in range(machines.shape[0]):
+        m = machines[i]
+        k = baseline[m]
+        window = settings[k, WINDOW]
+        if relearn[i]:
+            learned[m] = 0
+            place[m] = 0.0
+            state[m] = 0.0
+        experience[i] = _place_event(
+            values[i],
+            maintained[i],
+            location[k],
+            scale[k],
+            signals[k],
+            settings[k],
+            learned[m],
+            place[m],
+            used,
+            z,
+        )
+        _expect_season(times_us[i], season[k], usual)
+        for j in range(count):
+            y[j] = _clip(z[j], FARTHEST_EXPECTATION) - signals[k, MEAN, j]
+            if np.isnan(z[j]):
+                y[j] = 0.0
+        for j in range(count):
+            from_others = 0.0
+            for s in range(neighbours.shape[1]):
+                other = neighbours[j, s]
+                if other >= 0:
+                    from_others += np.float64(weights[k, j, s]) * y[other]
+            mean, precision = np.float64(signals[k, MEAN, j]), np.float64(signals[k, PRECISION, j])
+            level = np.float64(state[m, RESIDUAL, j])
+            expected[i, j] = used[0, j] + used[1, j] * (mean + (level - from_others) / precision)
+            if np.isnan(z[j]):
+                streams[i, :, j] = 0.0
+                continue
+            streams[i, NORMALISED, j] = z[j]
+            streams[i, SEASONAL, j] = z[j] - usual[j]
+            residual = precision * y[j] + from_others
+            _stream_signal(residual, maintained[i], window, signals[k], j, state[m], streams[i])

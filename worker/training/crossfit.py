@@ -1,0 +1,346 @@
+"""Learning of one machine's baseline from its readings, cross-fitted.
+
+What a baseline says of the rows that it was learned from is too good: so the training
+period is cut into contiguous folds, and each fold's streams are computed with a baseline
+of the others. Their standard deviations and tails then include how far a machine
+wanders between periods, which is what a threshold has to bear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from worker.core.channels import US_PER_S
+from worker.core.detection import streams
+from worker.core.detection.baselines import (
+    LEVEL_RATE,
+    MACHINE_COLUMNS,
+    MEAN,
+    NORMALISED,
+    PRECISION,
+    RESIDUAL,
+    RESIDUAL_RATE,
+    SD,
+    SEASON_BINS,
+    SEASONAL,
+    SIGNAL_COLUMNS,
+    STREAMS,
+    WINDOW,
+)
+
+FOLDS = 4
+FEWEST_ROWS = 40
+"""A machine with fewer counts as never seen: it learns its own place when it runs."""
+WINDOW_ROWS = 60
+LONGEST_WINDOW_US = 86_400 * US_PER_S
+DAY_US = 86_400 * US_PER_S
+NEIGHBOURS = 32
+SEASON_DAYS = 2
+SEASON_ROWS_A_DAY = 12
+SEASON_GAIN = 0.6
+RATE_GAIN = 0.9
+FAST_FLOOR = 0.3
+SLOW_FLOOR = 0.02
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Readings of one machine in order of time.
+
+    Attributes:
+        times_us: (n,) event times.
+        values: (n, D) signals, NaN where missing.
+    """
+
+    times_us: NDArray[np.int64]
+    values: Floats
+
+    @property
+    def interval_us(self) -> float:
+        """Median time between readings, a minute where there is no telling."""
+        gaps = np.diff(self.times_us)
+        gaps = gaps[gaps > 0]
+        return float(np.median(gaps)) if len(gaps) else 60.0 * US_PER_S
+
+    @property
+    def window(self) -> float:
+        """The long scale w in rows."""
+        return float(np.clip(LONGEST_WINDOW_US / self.interval_us, 8, WINDOW_ROWS))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a machine's signals are.
+
+    Attributes:
+        location, scale: (D,) robust; scale 0 for a signal that does not move, and NaN
+            locations for one without readings.
+        rows: how many independent rows they rest on.
+    """
+
+    location: Floats
+    scale: Floats
+    rows: float
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One row of :class:`worker.core.detection.baselines.Baselines`, without calibration."""
+
+    location: Floats
+    scale: Floats
+    signals: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    season: NDArray[np.float32]
+
+
+def locate(values: Floats) -> Place:
+    """Median and robust scale of each signal (n, D)."""
+    count = values.shape[1]
+    location, scale, phi = np.full(count, np.nan), np.zeros(count), []
+    for j in range(count):
+        x = values[:, j]
+        x = x[~np.isnan(x)]
+        if not len(x):
+            continue
+        location[j] = np.median(x)
+        d = x - location[j]
+        scale[j] = spread(d)
+        if scale[j] > 0.0 and len(x) > 2:
+            y = np.clip(d / scale[j], -streams.FARTHEST_EXPECTATION, streams.FARTHEST_EXPECTATION)
+            phi.append(np.clip(np.mean(y[1:] * y[:-1]) / max(np.mean(y * y), 1e-12), 0.0, 0.98))
+    tau = float(np.median([(1 + p) / (1 - p) for p in phi])) if phi else 1.0
+    return Place(location, scale, max(len(values) / tau, 1.0))
+
+
+def spread(d: Floats) -> float:
+    """Robust standard deviation of deviations from the median; 0 if none moves."""
+    largest = float(np.max(np.abs(d)))
+    if largest == 0.0:
+        return 0.0
+    low, high = np.quantile(d, [0.01, 0.99])
+    s = max(1.4826 * float(np.median(np.abs(d))), float(high - low) / 4.65)
+    return s if s > 1e-6 * largest else float(np.sqrt(np.mean(d * d)))
+
+
+def normalise(values: Floats, place: Place) -> Floats:
+    """Clipped normalised values (n, D), 0 where missing or where the signal never moves."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = (values - place.location) / place.scale
+    limit = streams.FARTHEST_EXPECTATION
+    return np.where((place.scale > 0) & ~np.isnan(z), np.clip(np.nan_to_num(z), -limit, limit), 0.0)
+
+
+def covariance(y: Floats, rows: float, moving: NDArray[np.bool_]) -> Floats:
+    """Covariance (D, D) of normalised values, shrunk towards its diagonal."""
+    channels = int(moving.sum())
+    neff = max(10.0, rows)
+    shrink = float(np.clip((channels + 1) / (neff + channels + 1), 0.02, 0.9))
+    s = np.atleast_2d(np.cov(y, rowvar=False, bias=True))
+    return (1 - shrink) * s + np.diag(shrink * np.diag(s) + 1e-3)
+
+
+def neighbours_of(correlation: Floats, moving: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The signals (D, N) that each one is expected from: those it correlates with most."""
+    count = len(correlation)
+    near = min(NEIGHBOURS, max(count - 1, 0))
+    strength = np.where(moving[None, :], np.abs(correlation), -1.0)
+    np.fill_diagonal(strength, -2.0)
+    order = np.argsort(-strength, axis=1, kind="stable")[:, :near]
+    chosen = np.take_along_axis(strength, order, axis=1) >= 0.0
+    chosen &= moving[:, None]
+    return np.where(chosen, order, -1).astype(np.int32)
+
+
+def regress(
+    s: Floats, neighbours: NDArray[np.int32], moving: NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """Root of the conditional precision (D,) and weights (D, N) by a covariance (D, D)."""
+    count, near = neighbours.shape
+    precision, weights = np.ones(count), np.zeros((count, near))
+    for j in np.flatnonzero(moving):
+        used = np.flatnonzero(neighbours[j] >= 0)
+        chosen = np.concatenate([[j], neighbours[j, used]])
+        row = np.linalg.inv(s[np.ix_(chosen, chosen)])[0]
+        precision[j] = np.sqrt(row[0])
+        weights[j, used] = row[1:] / precision[j]
+    return precision, weights
+
+
+def season_of(z: Floats, times_us: NDArray[np.int64]) -> Floats:
+    """Mean (D, SEASON_BINS) of normalised values by time of day; gaps are interpolated."""
+    bins = (times_us % DAY_US) * SEASON_BINS // DAY_US
+    rows = np.bincount(bins, minlength=SEASON_BINS)
+    filled = np.flatnonzero(rows)
+    season = np.empty((z.shape[1], SEASON_BINS))
+    for j in range(z.shape[1]):
+        mean = np.bincount(bins, z[:, j], SEASON_BINS)[filled] / (rows[filled] + 1.0)
+        season[j] = np.interp(np.arange(SEASON_BINS), filled, mean, period=SEASON_BINS)
+    return season
+
+
+def has_days(series: Series) -> bool:
+    """Whether the readings span the days and are as dense as a season needs."""
+    span_us = float(series.times_us[-1] - series.times_us[0])
+    dense = DAY_US / series.interval_us >= SEASON_ROWS_A_DAY
+    return dense and span_us >= SEASON_DAYS * DAY_US * 0.98
+
+
+def baseline_of(
+    series: Series,
+    rows: NDArray[np.bool_],
+    place: Place,
+    neighbours: NDArray[np.int32],
+) -> Baseline:
+    """Learn a baseline from some of the rows, around a place."""
+    values = series.values[rows]
+    moving = place.scale > 0.0
+    y = normalise(values, place)
+    mean = y.mean(axis=0)
+    precision, weights = regress(covariance(y, place.rows, moving), neighbours, moving)
+    signals = np.zeros((SIGNAL_COLUMNS, values.shape[1]), np.float32)
+    signals[MEAN], signals[PRECISION] = mean, precision
+    season = np.zeros((values.shape[1], SEASON_BINS))
+    if has_days(series):
+        season = season_of(y, series.times_us[rows])
+        signals[SD + SEASONAL] = 1.0
+    signals[SD : SD + SEASONAL] = 1.0
+    return Baseline(
+        np.nan_to_num(place.location),
+        place.scale,
+        signals,
+        weights.astype(np.float32),
+        season.astype(np.float32),
+    )
+
+
+def folds_of(n: int) -> list[slice]:
+    """Contiguous folds of n rows."""
+    edges = np.linspace(0, n, FOLDS + 1).astype(int)
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
+
+
+def out_of_fold(
+    series: Series, baselines: list[Baseline], neighbours: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """Streams (n, STREAMS, D), each fold's by its own baseline, as if followed from the start."""
+    n, count = series.values.shape
+    settings = np.zeros((1, MACHINE_COLUMNS))
+    settings[0, WINDOW] = series.window
+    found = np.empty((n, STREAMS, count), np.float32)
+    for fold, baseline in zip(folds_of(n), baselines, strict=True):
+        out = np.empty((fold.stop, STREAMS, count), np.float32)
+        streams.follow(
+            np.zeros(fold.stop, np.int64),
+            series.times_us[: fold.stop],
+            series.values[: fold.stop],
+            np.zeros(fold.stop, np.bool_),
+            np.zeros(fold.stop, np.bool_),
+            baseline.location[None],
+            baseline.scale[None],
+            baseline.signals[None],
+            neighbours,
+            baseline.weights[None],
+            baseline.season[None],
+            settings,
+            np.zeros(1, np.int32),
+            np.full((1, count), streams.KNOWN_PLACE, np.int32),
+            np.zeros((1, 2, count)),
+            np.zeros((1, STREAMS, count), np.float32),
+            out,
+            np.empty((fold.stop, count)),
+            np.empty(fold.stop, np.float32),
+        )
+        found[fold] = out[fold]
+    return found
+
+
+@njit("f8(f4[::1], f8, i8)", cache=True, nogil=True)
+def _level_error(x, rate, window):  # type: ignore[no-untyped-def]
+    """Mean squared error of the followed level as a forecast of the next ``window`` rows."""
+    n = x.shape[0]
+    sums = np.zeros(n + 1)
+    for i in range(n):
+        sums[i + 1] = sums[i] + x[i]
+    level, total, count = 0.0, 0.0, 0
+    for i in range(n - window):
+        level += rate * min(max(x[i] - level, -streams.STEP), streams.STEP)
+        if i % max(window // 4, 1) == 0 and i >= window:
+            ahead = (sums[i + 1 + window] - sums[i + 1]) / window
+            total += (level - ahead) ** 2
+            count += 1
+    return total / count if count else 0.0
+
+
+def choose_rates(z: NDArray[np.float32], rows: int, window: float) -> NDArray[np.float32]:
+    """The rate (D,) at which to follow each stream's level (n, D); faster ones must earn it."""
+    slowest = min(1.0 / rows, 1.0 / (16 * window))
+    rates = np.full(z.shape[1], slowest, np.float32)
+    for j in range(z.shape[1]):
+        x = np.ascontiguousarray(z[:, j])
+        best = _level_error(x, slowest, int(window))
+        for rate in (1.0 / (16 * window), 1.0 / (4 * window)):
+            error = _level_error(x, rate, int(window))
+            if error < RATE_GAIN * best:
+                best, rates[j] = error, rate
+    return rates
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one machine's readings say.
+
+    Attributes:
+        baseline: from all rows; its standard deviations are to be set yet.
+        streams: (n, STREAMS, D) out of fold, not yet divided by a standard deviation.
+        variance: (STREAMS, D) of them around 0; 0 for one that is not followed.
+    """
+
+    baseline: Baseline
+    streams: NDArray[np.float32]
+    variance: Floats
+
+
+def learn(series: Series, place: Place, neighbours: NDArray[np.int32]) -> Learned:
+    """Learn one machine, cross-fitted; ``place`` is its own, shrunk towards the fleet's."""
+    n, count = series.values.shape
+    every = np.ones(n, np.bool_)
+    whole = baseline_of(series, every, place, neighbours)
+    parts = []
+    bins = (series.times_us % DAY_US) * SEASON_BINS // DAY_US
+    unexplained, total = np.zeros(count), np.zeros(count)
+    for fold in folds_of(n):
+        others = every.copy()
+        others[fold] = False
+        own = locate(series.values[others])
+        moves = (own.scale > 0.0) & (place.scale > 0.0)
+        part = Place(
+            np.where(moves, own.location, place.location),
+            np.where(moves, own.scale, place.scale),
+            own.rows,
+        )
+        parts.append(baseline_of(series, others, part, neighbours))
+        y = normalise(series.values[fold], part)
+        unexplained += ((y - parts[-1].season[:, bins[fold]].T) ** 2).sum(axis=0)
+        total += ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+    found = out_of_fold(series, parts, neighbours)
+    for column, stream in ((LEVEL_RATE, NORMALISED), (RESIDUAL_RATE, RESIDUAL)):
+        rates = choose_rates(found[:, stream], n, series.window)
+        for baseline in (whole, *parts):
+            baseline.signals[column] = rates
+    found = out_of_fold(series, parts, neighbours)
+    variance = np.mean(found.astype(np.float64) ** 2, axis=0)
+    gains = unexplained < SEASON_GAIN * total
+    if not has_days(series):
+        gains[:] = False
+    whole.signals[SD + SEASONAL, ~gains] = 0.0
+    found[:, SEASONAL, ~gains] = 0.0
+    variance[SEASONAL, ~gains] = 0.0
+    return Learned(whole, found, variance)

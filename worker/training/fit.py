@@ -1,0 +1,421 @@
+"""Learning of baselines and the isolation forest from a table of readings.
+
+Owns what a fleet shares: each machine is learned on its own (:mod:`crossfit`), on all cores,
+and what it cannot know well from its own rows is drawn towards the fleet's median. Medians
+over machines, so that faults inside some machines' training periods do no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.ensemble import IsolationForest
+
+from worker.core.channels import ChannelSpec
+from worker.core.detection import decision
+from worker.core.detection.baselines import (
+    BINS,
+    CALIBRATION_COLUMNS,
+    CONDITIONAL,
+    FAMILIES,
+    KNOTS,
+    KNOWN,
+    MACHINE_COLUMNS,
+    PEAK,
+    PEAK_SEASON,
+    PEAK_SHORT,
+    PEAK_SLOW,
+    PRECISION,
+    PRIOR,
+    PRIOR_ROWS,
+    ROWS,
+    SCALE_ROWS,
+    SD,
+    SEASON_BINS,
+    SEASONAL,
+    SHAPE,
+    SIGNAL_COLUMNS,
+    SPREAD_SHORT,
+    STATE,
+    STREAMS,
+    WINDOW,
+    Baselines,
+)
+from worker.core.detection.detector import inputs_of, signals_of
+from worker.training.crossfit import (
+    FAST_FLOOR,
+    FEWEST_ROWS,
+    SLOW_FLOOR,
+    Learned,
+    Place,
+    Series,
+    covariance,
+    learn,
+    locate,
+    neighbours_of,
+    normalise,
+    regress,
+)
+from worker.training.readings import TrainingReadings
+
+FLEET_ROWS = 10.0
+"""What the fleet's median weighs against a machine's own, in independent rows."""
+TREES = 100
+MAX_SAMPLES = 256
+FOREST_ROWS = 200_000
+FEW_MACHINES = 3
+FEW_MACHINES_WEIGHT = 0.1
+"""Of fewer machines there is no telling how far they are apart: their place weighs little."""
+KNOWN_SCALE_ROWS = 1e9
+"""The scale of a machine of the training is not learned anew."""
+STRETCHES = 4.0
+"""Independent values of slow streams in a window."""
+UNSURE = 1.2
+"""Standard deviation of streams where no machine has enough rows to measure it."""
+
+Floats = NDArray[np.float64]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training learned.
+
+    Attributes:
+        baselines: of every machine, and the fleet prior.
+        forest: fitted on ``inputs``; None where too few rows are known.
+        inputs: (n, F) float32 model inputs, out of fold.
+    """
+
+    baselines: Baselines
+    forest: IsolationForest | None
+    inputs: NDArray[np.float32]
+
+
+def fit(
+    spec: ChannelSpec,
+    readings: TrainingReadings,
+    *,
+    seed: int = 7,
+    workers: int = 1,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> Fitted:
+    """Learn baselines and forest; same arguments, same result.
+
+    Args:
+        readings: ordinary work, in order of time.
+        workers: processes to use.
+        on_progress: called with the share that is done.
+    """
+    names, series = _by_machine(spec, readings)
+    with _Pool(workers) as pool:
+        fleet = _Fleet.of(series, list(pool.map(_locate, series)))
+        on_progress(0.1)
+        long = [k for k, one in enumerate(series) if len(one.times_us) >= FEWEST_ROWS]
+        jobs = [(series[k], fleet.places[k]) for k in long]
+        learned: list[Learned] = []
+        for one in pool.map(partial(_learn, fleet.neighbours), jobs):
+            learned.append(one)
+            on_progress(0.1 + 0.6 * len(learned) / len(long))
+        baselines = _assemble(names, series, long, fleet, learned)
+        found = [one.streams / _divisors(baselines, k + 1) for k, one in enumerate(learned)]
+        inputs, forest = _fit_forest(found, seed)
+        on_progress(0.8)
+        samples = []
+        for k, streams in enumerate(found):
+            scores = _forest_scores(forest, streams)
+            moving = float(max((baselines.scale[k + 1] > 0).sum(), 1))
+            samples.append((streams, scores, baselines.signals[k + 1], moving))
+        _calibrate(baselines, list(pool.map(_families, samples)))
+    on_progress(1.0)
+    return Fitted(baselines, forest, inputs)
+
+
+class _Pool:
+    """Processes, or none where one is enough."""
+
+    def __init__(self, workers: int) -> None:
+        self._executor = ProcessPoolExecutor(workers) if workers > 1 else None
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[T], R], items: list[T]) -> Iterator[R]:
+        if self._executor is None:
+            return map(function, items)
+        chunk = max(1, min(64, len(items) // 64))
+        return self._executor.map(function, items, chunksize=chunk)
+
+
+def _by_machine(spec: ChannelSpec, readings: TrainingReadings) -> tuple[list[str], list[Series]]:
+    ids = np.array(readings.machine_ids)
+    names, machines = np.unique(ids, return_inverse=True)
+    order = np.argsort(machines, kind="stable")
+    edges = np.searchsorted(machines[order], np.arange(len(names) + 1))
+    signals = signals_of(spec, readings.values)
+    series = []
+    for a, b in pairwise(edges):
+        rows = order[a:b]
+        series.append(Series(readings.times_us[rows], np.ascontiguousarray(signals[rows])))
+    return names.tolist(), series
+
+
+def _locate(series: Series) -> Place:
+    return locate(series.values)
+
+
+def _learn(neighbours: NDArray[np.int32], job: tuple[Series, Place]) -> Learned:
+    return learn(job[0], job[1], neighbours)
+
+
+@dataclass(frozen=True)
+class _Fleet:
+    """What machines have in common.
+
+    Attributes:
+        place: medians over machines.
+        weight: (D,) how many rows of a machine's own its location weighs.
+        places: of each machine, drawn towards it.
+        covariance: (D, D) of normalised values, pooled.
+        neighbours: (D, N) see ``Baselines``.
+    """
+
+    place: Place
+    weight: Floats
+    places: list[Place]
+    covariance: Floats
+    neighbours: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, series: list[Series], places: list[Place]) -> _Fleet:
+        place, weight = _fleet_place(places)
+        places = [_shrink_place(own, place, weight) for own in places]
+        moving = np.any([own.scale > 0.0 for own in places], axis=0)
+        total = np.zeros((len(moving), len(moving)))
+        for one, own in zip(series, places, strict=True):
+            y = normalise(one.values, own)
+            total += covariance(y, own.rows, own.scale > 0.0) * own.rows
+        total /= sum(own.rows for own in places)
+        root = np.sqrt(np.diag(total))
+        neighbours = neighbours_of(total / root / root[:, None], moving)
+        return cls(place, weight, places, total, neighbours)
+
+
+def _fleet_place(places: list[Place]) -> tuple[Place, Floats]:
+    """The fleet's place, and how many rows of a machine its locations (D,) weigh."""
+    locations = np.array([place.location for place in places])
+    scales = np.array([place.scale for place in places])
+    locations[:, np.isnan(locations).all(axis=0)] = 0.0
+    location = np.nanmedian(locations, axis=0)
+    scale = np.sqrt(np.median(scales**2, axis=0))
+    distance = np.abs(locations - location)
+    between = 1.4826 * np.nanmedian(distance, axis=0)
+    between = np.where(between > 0.0, between, np.sqrt(np.nanmean(distance**2, axis=0)))
+    weight = np.full(len(scale), FEW_MACHINES_WEIGHT)
+    if len(places) >= FEW_MACHINES:
+        squared = np.maximum(between, 1e-300) ** 2
+        weight = np.where(between > 0.0, np.minimum(scale**2 / squared, 1e6), 1e6)
+    return Place(location, scale, float(np.median([p.rows for p in places]))), weight
+
+
+def _shrink_place(place: Place, fleet: Place, weight: Floats) -> Place:
+    """Draw a machine's place towards the fleet's, as far as its own rows do not tell."""
+    k = place.rows
+    own = np.where(np.isnan(place.location), fleet.location, place.location)
+    location = (k * own + weight * fleet.location) / (k + weight)
+    moves = place.scale > 0.0
+    variance = (k * place.scale**2 + FLEET_ROWS * fleet.scale**2) / (k + FLEET_ROWS)
+    return Place(np.where(moves, location, own), np.where(moves, np.sqrt(variance), 0.0), k)
+
+
+def _assemble(
+    names: list[str], series: list[Series], long: list[int], fleet: _Fleet, learned: list[Learned]
+) -> Baselines:
+    """Pack the prior and the machines with enough rows; calibrations are still to come."""
+    count = len(fleet.weight)
+    known = len(long) + 1
+    machines = np.zeros((len(series), MACHINE_COLUMNS))
+    for k, one in enumerate(series):
+        machines[k] = one.interval_us, len(one.times_us), one.window, KNOWN_SCALE_ROWS
+    prior = np.median(machines, axis=0)
+    prior[SCALE_ROWS] = FLEET_ROWS
+    machines = np.concatenate([prior[None], machines[long]])
+    precision, weights = regress(fleet.covariance, fleet.neighbours, fleet.place.scale > 0.0)
+    signals = np.zeros((known, SIGNAL_COLUMNS, count))
+    for k, own in enumerate(learned):
+        signals[k + 1] = own.baseline.signals
+    if learned:
+        signals[PRIOR] = np.median(signals[1:], axis=0)
+    signals[PRIOR, PRECISION] = precision
+    signals[PRIOR, PRIOR_ROWS] = fleet.weight
+    signals[:, SD:] = _deviations(machines, signals[:, SD + SEASONAL] > 0.0, learned)
+    return Baselines(
+        machine_ids=np.array([names[k] for k in long], np.str_),
+        location=np.array([fleet.place.location, *(x.baseline.location for x in learned)]),
+        scale=np.array([fleet.place.scale, *(x.baseline.scale for x in learned)]),
+        signals=signals.astype(np.float32),
+        neighbours=fleet.neighbours,
+        weights=np.array([weights, *(x.baseline.weights for x in learned)], np.float32),
+        season=np.array(
+            [np.zeros((count, SEASON_BINS)), *(x.baseline.season for x in learned)], np.float32
+        ),
+        machines=machines,
+        calibration=np.zeros((known, FAMILIES + 1, CALIBRATION_COLUMNS), np.float32),
+        known=np.zeros((known, len(KNOWN), BINS), np.float32),
+    )
+
+
+def _deviations(machines: Floats, seasonal: NDArray[np.bool_], learned: list[Learned]) -> Floats:
+    """Standard deviations (K+1, STREAMS, D) of the streams, drawn towards the fleet's."""
+    count = seasonal.shape[1]
+    floors = np.array([FAST_FLOOR, FAST_FLOOR, SLOW_FLOOR, SLOW_FLOOR, SLOW_FLOOR])[:, None]
+    usual = np.full((STREAMS, count), UNSURE**2)
+    variance = np.array([own.variance for own in learned]).reshape(-1, STREAMS, count)
+    measured = variance > 0.0
+    for s, j in np.argwhere(measured.any(axis=0)):
+        usual[s, j] = np.median(variance[measured[:, s, j], s, j])
+    rows = (STRETCHES * machines[1:, ROWS] / machines[1:, WINDOW])[:, None, None]
+    drawn = (rows * variance + FLEET_ROWS * usual) / (rows + FLEET_ROWS)
+    squared = np.concatenate([usual[None], np.where(measured, drawn, usual)])
+    deviations: Floats = np.maximum(np.sqrt(squared), floors)
+    deviations[PRIOR, SEASONAL] = 0.0
+    deviations[1:, SEASONAL][~seasonal[1:]] = 0.0
+    return deviations
+
+
+def _divisors(baselines: Baselines, k: int) -> NDArray[np.float32]:
+    sd = baselines.signals[k, SD:]
+    return np.where(sd > 0.0, sd, np.float32(1.0))
+
+
+def _fit_forest(
+    found: list[NDArray[np.float32]], seed: int
+) -> tuple[NDArray[np.float32], IsolationForest | None]:
+    if not found:
+        return np.zeros((0, 0), np.float32), None
+    inputs = np.concatenate([inputs_of(streams) for streams in found])
+    if len(inputs) > FOREST_ROWS:
+        inputs = inputs[np.linspace(0, len(inputs) - 1, FOREST_ROWS).astype(np.int64)]
+    samples = min(MAX_SAMPLES, len(inputs))
+    forest = IsolationForest(n_estimators=TREES, max_samples=samples, random_state=seed)
+    return inputs, forest.fit(inputs)
+
+
+def _forest_scores(
+    forest: IsolationForest | None, streams: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    if forest is None:
+        return np.full(len(streams), np.nan, np.float32)
+    scores: NDArray[np.float32] = forest.score_samples(inputs_of(streams)).astype(np.float32)
+    return scores
+
+
+@njit("f8[:, ::1](f4[:, :, ::1], f4[::1], f4[:, ::1], f8)", cache=True, nogil=True)
+def _summarise(streams, forest, signals, moving):  # type: ignore[no-untyped-def]
+    families = np.zeros((streams.shape[0], FAMILIES))
+    for i in range(streams.shape[0]):
+        decision.summarise(streams[i], forest[i], signals, moving, families[i])
+    return families
+
+
+@njit("f8[::1](f8[:, ::1], f4[:, ::1], f8[:, ::1])", cache=True, nogil=True)
+def _combine(families, calibration, tails):  # type: ignore[no-untyped-def]
+    combined = np.zeros(families.shape[0])
+    for i in range(families.shape[0]):
+        combined[i] = decision.combine(families[i], calibration, tails[i])
+    return combined
+
+
+def _families(
+    job: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], float],
+) -> Floats:
+    streams, forest, signals, moving = job
+    found: Floats = _summarise(np.ascontiguousarray(streams), forest, signals, moving)
+    return found
+
+
+def _tail_of(x: Floats) -> Floats:
+    """A calibration (CALIBRATION_COLUMNS,) from a sample (n,)."""
+    quantiles = np.quantile(x, 1.0 - np.array(KNOTS))
+    last = quantiles[-1]
+    excess = x[x > last]
+    mean_excess = float(np.mean(excess - last)) if len(excess) else 0.0
+    slope = (last - quantiles[2]) / np.log(KNOTS[2] / KNOTS[-1])
+    scale = max(slope, mean_excess, 1e-3 * max(last, 1e-3))
+    return np.append(quantiles, scale)
+
+
+def _gaussian(moving: int) -> Floats:
+    """Calibrations (FAMILIES, CALIBRATION_COLUMNS) of independent Gaussian streams."""
+    p = np.append(np.array(KNOTS), KNOTS[-1] / np.e)
+    peak = stats.norm.isf((1.0 - (1.0 - p) ** (1.0 / moving)) / 2.0) * UNSURE
+    shape = stats.chi2.isf(p, moving) / moving * UNSURE**2
+    table = np.full((FAMILIES, CALIBRATION_COLUMNS), np.inf)
+    for f in (PEAK, CONDITIONAL, PEAK_SHORT, PEAK_SLOW):
+        table[f] = peak
+    table[SHAPE], table[SPREAD_SHORT] = shape, np.sqrt(shape)
+    found = table[:, 0] < np.inf
+    table[found, -1] -= table[found, -2]
+    return table
+
+
+def _calibrate(baselines: Baselines, families: list[Floats]) -> None:
+    """Fill in calibrations and what the surprise score knows, drawn towards the fleet's."""
+    table = baselines.calibration
+    rows = STRETCHES * baselines.machines[1:, ROWS] / baselines.machines[1:, WINDOW]
+    usual = _gaussian(max(int((baselines.scale[PRIOR] > 0.0).sum()), 1))
+    own = np.full((len(families), FAMILIES, CALIBRATION_COLUMNS), np.nan)
+    for k, sample in enumerate(families):
+        for f in range(FAMILIES):
+            if sample[:, f].any():
+                own[k, f] = _tail_of(sample[:, f])
+    for f in range(FAMILIES):
+        measured = ~np.isnan(own[:, f, 0])
+        if measured.any():
+            usual[f] = np.median(own[measured, f], axis=0)
+    for k in range(len(families)):
+        measured = ~np.isnan(own[k, :, 0])
+        weight = rows[k] / (rows[k] + FLEET_ROWS)
+        drawn = weight * own[k] + (1.0 - weight) * usual
+        table[k + 1, :FAMILIES] = np.where(measured[:, None], drawn, usual)
+        table[k + 1, PEAK_SEASON] = np.where(measured[PEAK_SEASON], drawn[PEAK_SEASON], np.inf)
+    table[PRIOR, :FAMILIES] = usual
+    _calibrate_state(baselines, families, rows)
+
+
+def _calibrate_state(baselines: Baselines, families: list[Floats], rows: Floats) -> None:
+    table, known = baselines.calibration, baselines.known
+    own = np.full((len(families), CALIBRATION_COLUMNS), np.nan)
+    for k, sample in enumerate(families):
+        tails = np.zeros(sample.shape)
+        own[k] = _tail_of(_combine(sample, table[k + 1], tails))
+        for i, f in enumerate(KNOWN):
+            bins = np.minimum(
+                decision.BINS_PER_DOUBLING * np.log2(1.0 + tails[:, f]), BINS - 1
+            ).astype(np.int64)
+            known[k + 1, i] = np.bincount(bins, minlength=BINS)
+    if families:
+        usual = np.median(own, axis=0)
+        known[PRIOR] = np.median(known[1:], axis=0)
+    else:
+        steps = -np.log10(np.array(KNOTS)) * 2.0
+        usual = np.append(steps, 2.0 / np.log(10.0))
+    for k in range(len(families)):
+        weight = rows[k] / (rows[k] + FLEET_ROWS)
+        drawn = weight * own[k] + (1.0 - weight) * usual
+        table[k + 1, STATE] = drawn
+    table[PRIOR, STATE] = usual
