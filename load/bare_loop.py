@@ -21,7 +21,7 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from worker.assets import asset_dir
-from worker.core.features import assemble, to_model_input
+from worker.core.features import assemble, no_streams
 from worker.core.messages import event_type
 from worker.core.state import PartitionState
 from worker.models.bundle import load_bundle
@@ -100,10 +100,10 @@ def run(brokers: str, topic: str, group: str, events: int) -> dict[str, float]:
                 aggregates, _ = state.add(
                     state.indices(cast("list[bytes]", chunk.keys)), times_us, values
                 )
-                features = assemble(spec, values, aggregates, bundle.scoring.expected)
-                model_input = to_model_input(features)
+                streams = no_streams(spec, len(values))
+                features = assemble(spec, values, aggregates, streams, bundle.scoring.expected)
             with stages.measure("onnx"):
-                scores = bundle.model(model_input)
+                scores = bundle.model(features)
                 np.flatnonzero(scores < bundle.scoring.threshold)
             seen += len(chunk)
             offsets[chunk.partition] = int(chunk.offsets[-1]) + 1

@@ -21,8 +21,16 @@ from worker.contracts import (
     render,
     schema_documents,
 )
-from worker.core.channels import Channel, ChannelSpec, Derived, WindowSpec, parse_spec
+from worker.core.channels import (
+    Channel,
+    ChannelSpec,
+    Derived,
+    WindowSpec,
+    parse_spec,
+    spec_from_dict,
+)
 from worker.core.messages import DEAD_LETTER_REASONS, DeadLetterReason, event_type
+from worker.core.vocabulary import FEATURE_KINDS, FeatureGroup
 from worker.topics import load_declarations
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -74,7 +82,10 @@ def test_examples_decode_into_their_types(spec: ChannelSpec) -> None:
 
 
 def test_the_schema_of_events_agrees_with_the_decoder() -> None:
-    spec = default_spec()
+    default = default_spec().to_dict()
+    spec = spec_from_dict(
+        default | {"channel": [*default["channel"], {"name": "alarm", "kind": "event"}]}
+    )
     check = validator(schema_documents(spec)["sensor-event.json"])
     decode = msgspec.json.Decoder(event_type(spec)).decode
     good = example_event(spec)
@@ -91,6 +102,14 @@ def test_the_schema_of_events_agrees_with_the_decoder() -> None:
         ({"vibration": "2.5"}, False),
         ({"vibration": True}, False),
         ({"machine_type": "X"}, False),
+        ({"alarm": "E42"}, True),
+        ({"alarm": ""}, True),
+        ({"alarm": -17}, True),
+        ({"alarm": None}, True),
+        ({"alarm": "x" * 65}, False),
+        ({"alarm": 1.5}, False),
+        ({"alarm": 10**30}, False),
+        ({"alarm": ["E42"]}, False),
     ]
     for change, allowed in changes:
         event = good | change
@@ -162,11 +181,19 @@ def test_every_reason_of_a_dead_letter_is_documented() -> None:
 
 def test_every_key_of_a_channel_specification_is_documented_with_its_default() -> None:
     text = (DOCS / "channels.md").read_text("utf-8")
-    for section, struct in (("window", WindowSpec), ("channel", Channel), ("derived", Derived)):
+    sections = (
+        ("window", WindowSpec),
+        ("channel", Channel),
+        ("derived", Derived),
+        ("feature", FeatureGroup),
+    )
+    for section, struct in sections:
         for field in msgspec.structs.fields(struct):
             assert f"| `{section}.{field.name}` | " in text
     for field in msgspec.structs.fields(WindowSpec):
         assert f'| `window.{field.name}` | `"{field.default}"` |' in text
+    for kind in FEATURE_KINDS:
+        assert f"`{kind}`" in text.partition("| Kind |")[2]
 
 
 def test_the_documented_channel_specification_is_valid() -> None:

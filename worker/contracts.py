@@ -17,6 +17,7 @@ import msgspec
 
 from worker.core import messages
 from worker.core.channels import Channel, ChannelSpec, Derived, SpecFile, WindowSpec
+from worker.core.vocabulary import FeatureGroup
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_SHOWN_DIFFERENCES = 5
@@ -32,6 +33,7 @@ _DOCUMENTED: tuple[type[msgspec.Struct], ...] = (
     messages.Replay,
     Channel,
     Derived,
+    FeatureGroup,
     SpecFile,
     WindowSpec,
 )
@@ -111,9 +113,13 @@ def example_event(spec: ChannelSpec) -> Document:
     """A plausible sensor event: each reading in the middle of its usual range."""
     event: Document = {"machine_id": "mill-07", "timestamp": "2026-03-02T06:15:30.250Z"}
     for channel in spec.channels:
-        event[channel.name] = (
-            channel.values[0] if channel.kind == "categorical" else _middle(channel)
-        )
+        match channel.kind:
+            case "continuous":
+                event[channel.name] = _middle(channel)
+            case "categorical":
+                event[channel.name] = channel.values[0]
+            case "event":
+                event[channel.name] = "E42"
     return event
 
 
@@ -225,6 +231,11 @@ def _event_docs(spec: ChannelSpec) -> tuple[str, dict[str, str]]:
     for channel in spec.channels:
         if channel.kind == "categorical":
             fields[channel.name] = "Category of the machine or its work."
+            continue
+        if channel.kind == "event":
+            fields[channel.name] = (
+                "The machine's own status or error code. Absent or null: there is none."
+            )
             continue
         low = "-infinity" if channel.min is None else f"{channel.min:g}"
         high = "infinity" if channel.max is None else f"{channel.max:g}"

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worker.core.channels import ChannelSpec, format_duration
+from worker.core.channels import ChannelSpec
+from worker.core.vocabulary import Feature
 
 
 @dataclass(frozen=True)
@@ -92,33 +93,47 @@ class Reference:
         return result
 
     def features(
-        self, readings: list[float], window: list[Statistics], expected: dict[str, float]
-    ) -> dict[str, float]:
-        """The model inputs by name, of an event with these readings and this window."""
-        raw: dict[str, float] = {}
-        result: dict[str, float] = {}
-        span = format_duration(self.spec.length_us)
-        for channel, reading, seen in zip(self.spec.continuous, readings, window, strict=True):
-            names = {s: f"{s}_{channel.name}_{span}" for s in ("mean", "std", "min", "max", "dev")}
-            if seen.mean is None:
-                raw[channel.name] = expected[channel.name]
-                result |= {name: expected[name] for name in names.values()}
-                continue
-            assert seen.std is not None
-            assert seen.min is not None
-            assert seen.max is not None
-            raw[channel.name] = seen.mean if math.isnan(reading) else reading
-            result[names["mean"]] = seen.mean
-            result[names["std"]] = seen.std
-            result[names["min"]] = seen.min
-            result[names["max"]] = seen.max
-            result[names["dev"]] = raw[channel.name] - seen.mean
-        for derived in self.spec.derived:
-            if derived.product is not None:
-                a, b = derived.product
-                result[derived.name] = derived.factor * raw[a] * raw[b]
-            else:
-                assert derived.difference is not None
-                a, b = derived.difference
-                result[derived.name] = derived.factor * (raw[a] - raw[b])
-        return raw | result
+        self,
+        readings: list[float],
+        window: list[Statistics],
+        streams: dict[str, list[float]],
+        expected: list[float],
+    ) -> list[float]:
+        """The model inputs of an event with these readings, this window and these streams.
+
+        `streams` are by kind, a number for each signal.
+        """
+        used = [
+            seen.mean if math.isnan(reading) else reading
+            for reading, seen in zip(readings, window, strict=True)
+        ]
+        return [
+            usual if (value := self._feature(feature, used, window, streams)) is None else value
+            for feature, usual in zip(self.spec.features, expected, strict=True)
+        ]
+
+    def _feature(
+        self,
+        feature: Feature,
+        used: list[float | None],
+        window: list[Statistics],
+        streams: dict[str, list[float]],
+    ) -> float | None:
+        if feature.kind in streams:
+            return max(-8.0, min(8.0, streams[feature.kind][feature.position]))
+        if feature.kind == "derived":
+            derived = self.spec.derived[feature.position]
+            names = [c.name for c in self.spec.continuous]
+            a, b = (used[names.index(name)] for name in derived.operands)
+            if a is None or b is None:
+                return None
+            return derived.factor * (a * b if derived.product else a - b)
+        seen = window[feature.position]
+        reading = used[feature.position]
+        if reading is None or seen.mean is None:
+            return None
+        if feature.kind == "raw":
+            return reading
+        if feature.kind == "rolling_deviation":
+            return reading - seen.mean
+        return float(getattr(seen, feature.kind.removeprefix("rolling_")))

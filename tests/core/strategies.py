@@ -19,15 +19,24 @@ from worker.core.pipeline import Outputs, Pipeline
 from worker.core.rows import Row
 from worker.core.scoring import Scoring
 from worker.core.state import UNLIMITED, PartitionState, StateLimits
+from worker.core.vocabulary import FEATURE_KINDS, FeatureKind
 
 START_US = 1_772_432_130_250_000
 """2026-03-02, in the middle of a minute."""
 
 
 def make_spec(
-    channels: int = 2, pane_us: int = 60_000_000, panes: int = 5, grace_us: int = 90_000_000
+    channels: int = 2,
+    pane_us: int = 60_000_000,
+    panes: int = 5,
+    grace_us: int = 90_000_000,
+    features: Sequence[FeatureKind] = (),
+    codes: int = 0,
 ) -> ChannelSpec:
-    """Channels c0, c1, ... of which every second has a physical range, and one categorical."""
+    """Channels c0, c1, ... of which every second has a physical range, and one categorical.
+
+    `features` are the kinds of model inputs, `codes` the number of channels of kind "event".
+    """
     names = [f"c{i}" for i in range(channels)]
     return spec_from_dict(
         {
@@ -42,11 +51,13 @@ def make_spec(
                 {"name": name, "unit": "u", **({"min": -1e4, "max": 1e4} if i % 2 == 0 else {})}
                 for i, name in enumerate(names)
             ]
-            + [{"name": "mode", "kind": "categorical", "values": ["A", "B"]}],
+            + [{"name": "mode", "kind": "categorical", "values": ["A", "B"]}]
+            + [{"name": f"code{i}", "kind": "event"} for i in range(codes)],
             "derived": [
                 {"name": "product", "product": [names[0], names[-1]], "factor": 0.5},
                 {"name": "gap", "difference": [names[-1], names[0]]},
             ],
+            "feature": [{"kind": kind} for kind in features],
         }
     )
 
@@ -60,6 +71,8 @@ def specs(draw: st.DrawFn) -> ChannelSpec:
         pane_us=pane_us,
         panes=draw(st.sampled_from([1, 2, 3, 24, 60])),
         grace_us=draw(st.integers(1, 4 * pane_us)),
+        features=draw(st.lists(st.sampled_from(FEATURE_KINDS), unique=True)),
+        codes=draw(st.integers(0, 2)),
     )
 
 

@@ -13,6 +13,7 @@ from tests.core.strategies import specs
 from worker.core.channels import (
     MAX_DURATION_US,
     ChannelSpec,
+    WindowSpec,
     format_duration,
     parse_duration_us,
     parse_spec,
@@ -29,6 +30,7 @@ GOOD: dict[str, Any] = {
         {"name": "flow", "unit": "m3/h", "min": 0.0, "max": 500.0, "typical": [80.0, 120.0]},
         {"name": "pressure", "unit": "bar"},
         {"name": "medium", "kind": "categorical", "values": ["water", "oil"]},
+        {"name": "alarm", "kind": "event"},
     ],
     "derived": [{"name": "power", "unit": "W", "product": ["flow", "pressure"], "factor": 27.8}],
 }
@@ -118,7 +120,6 @@ def refusal(data: dict[str, Any]) -> str:
         ("derived.0.name", "flow", "'flow'"),
         ("derived.0.name", "timestamp", "'timestamp'"),
         ("derived.0.name", "power\n", "name 'power\\n'"),
-        ("derived.0.name", "mean_flow_1h", "same name"),
         ("derived.0.product", None, "product"),
         ("derived.0.product", ["flow"], "product`"),
         ("derived.0.product", ["flow", "speed"], "'speed'"),
@@ -129,6 +130,21 @@ def refusal(data: dict[str, Any]) -> str:
         ("derived.0.factor", float("inf"), "'power': factor inf"),
         ("derived.0.sum", ["flow", "pressure"], "`sum`"),
         ("derived", GOOD["derived"] * 2, "'power'"),
+        ("derived.0.product", ["flow", "alarm"], "'alarm'"),
+        ("channel.3.values", ["A"], "values"),
+        ("channel.3.name", "raw code", "name`"),
+        ("feature", [{"kind": "rolling_median"}], "'rolling_median'"),
+        ("feature", [{"channels": ["flow"]}], "`kind`"),
+        ("feature", [{"kind": "raw", "channel": ["flow"]}], "`channel`"),
+        ("feature", [{"kind": "raw", "channels": ["speed"]}], "feature 1: 'speed'"),
+        ("feature", [{"kind": "season"}, {"kind": "raw", "channels": ["power"]}], "feature 2"),
+        ("feature", [{"kind": "rolling_std", "channels": ["medium"]}], "flow, pressure"),
+        ("feature", [{"kind": "rolling_std", "channels": ["alarm"]}], "flow, pressure"),
+        ("feature", [{"kind": "derived", "channels": ["flow"]}], "one of power"),
+        ("feature", [{"kind": "residual", "channels": ["medium"]}], "alarm"),
+        ("feature", [{"kind": "season"}] * 2, "feature 2: there would be two"),
+        ("feature", [{"kind": "raw", "channels": ["flow", "flow"]}], "'flow'"),
+        ("channel.2", {"name": "residual_flow"}, "'residual_flow'"),
     ],
 )
 def test_a_wrong_key_gives_one_sentence_that_names_it(path: str, value: Any, named: str) -> None:
@@ -173,23 +189,70 @@ def read(path: str) -> ChannelSpec:
     return parse_spec((ROOT / path).read_text(), path)
 
 
-def test_the_default_channels_have_32_features_in_their_documented_order() -> None:
+def test_the_default_channels_have_5_raw_and_27_engineered_features() -> None:
     spec = read("models/machine-health/channels.toml")
     raw = ["vibration", "temperature", "rotational_speed", "torque", "tool_wear"]
-    windowed = [f"{s}_{name}_1h" for name in raw for s in ("mean", "std", "min", "max", "dev")]
-    assert list(spec.feature_names) == [*raw, *windowed, "power_w", "wear_torque"]
-    assert len(spec.feature_units) == len(spec.feature_names) == 32
+    assert spec.feature_names[:5] == tuple(raw)
+    assert len(set(spec.feature_names)) == len(spec.feature_units) == len(spec.features) == 32
     units = dict(zip(spec.feature_names, spec.feature_units, strict=True))
-    assert units["std_torque_1h"] == units["torque"] == "N*m"
+    assert units["rolling_std_torque"] == units["torque"] == "N*m"
+    assert units["residual_torque"] == units["normalised_power_w"] == "sd"
     assert (spec.panes, spec.length_us, spec.pane_us) == (60, 3_600_000_000, 60_000_000)
+
+
+def test_signals_are_channels_then_derived_ones_then_codes() -> None:
+    spec = spec_from_dict(GOOD)
+    assert spec.signals == ("flow", "pressure", "power", "alarm")
+    assert spec.signal_units == ("m3/h", "bar", "W", "")
+    assert spec.operands == ((0, 1),)
+    assert [c.name for c in spec.events] == ["alarm"]
+    assert [c.name for c in spec.continuous] == ["flow", "pressure"]
+    assert [c.name for c in spec.categorical] == ["medium"]
 
 
 def test_another_channel_set_has_other_features_and_panes() -> None:
     spec = read("tests/data/pump.toml")
     assert spec.panes == 24
-    assert spec.feature_names[3] == "mean_flow_1d"
-    assert len(spec.feature_names) == 3 * 6 + 1
+    assert spec.feature_names[3] == "normalised_flow"
+    assert len(spec.features) == 3 * 5 + 4
     assert spec.categorical == ()
+
+
+def test_features_are_made_of_all_that_have_them_or_of_those_named_in_their_order() -> None:
+    groups = [
+        {"kind": "rolling_max", "channels": ["pressure", "flow"]},
+        {"kind": "derived"},
+        {"kind": "season"},
+    ]
+    spec = spec_from_dict(changed("feature", groups))
+    assert spec.feature_names == (
+        "rolling_max_pressure",
+        "rolling_max_flow",
+        "power",
+        "season_flow",
+        "season_pressure",
+        "season_power",
+        "season_alarm",
+    )
+    assert spec.feature_units == ("bar", "m3/h", "W", "sd", "sd", "sd", "sd")
+    assert spec.feature_owners == (1, 0, 2, 0, 1, 2, 3)
+
+
+def test_a_kind_of_feature_that_nothing_has_is_refused() -> None:
+    data = changed("derived", []) | {"feature": [{"kind": "derived"}]}
+    assert "feature 1: there is no derived signal to make 'derived' of" in refusal(data)
+
+
+def test_whether_the_window_was_written_is_known_and_it_can_be_given_later() -> None:
+    spec = spec_from_dict(changed("window", None))
+    assert spec.window is None
+    assert (spec.length_us, spec.pane_us) == (3_600_000_000, 60_000_000)
+    assert spec_from_dict(GOOD).window == WindowSpec("1h", "1m", "90s", "5m")
+    longer = spec.with_window(WindowSpec("1d", "1h"))
+    assert (longer.window, longer.panes) == (WindowSpec("1d", "1h"), 24)
+    assert longer.with_window(WindowSpec()).features == spec.features
+    with pytest.raises(ConfigError, match=r"window\.pane"):
+        spec.with_window(WindowSpec("1d", "7h"))
 
 
 def test_enough_panes_are_kept_for_the_window_of_the_oldest_event_within_grace() -> None:
@@ -207,5 +270,6 @@ def test_a_specification_reads_back_from_its_dict_and_from_toml(spec: ChannelSpe
 
 def test_only_name_and_channels_are_required() -> None:
     spec = parse_spec('name = "x"\nchannel = [{ name = "a" }]')
-    assert spec.feature_names == ("a", *(f"{s}_a_1h" for s in ("mean", "std", "min", "max", "dev")))
+    default = ("normalised", "residual", "slow_mean", "rolling_std", "rolling_deviation")
+    assert spec.feature_names == ("a", *(f"{kind}_a" for kind in default))
     assert (spec.grace_us, spec.max_future_us) == (300_000_000, 300_000_000)

@@ -118,7 +118,7 @@ def test_one_channel_is_one_cause_however_many_of_its_features_deviate() -> None
     n = len(spec.feature_names)
     alone = Scoring("x/1", 0.0, np.zeros(n), np.ones(n), np.array([-1.0, 0.0]))
     (cause,) = alone.causes(spec, np.arange(3.0, 3.0 + n))
-    assert (cause.channel, cause.feature) == ("a", "dev_a_1h")
+    assert (cause.channel, cause.feature) == ("a", "rolling_deviation_a")
 
 
 @pytest.mark.parametrize("spread", [1e-9, 1e-300, 5e-324])
@@ -137,9 +137,9 @@ def test_each_statistic_belongs_to_its_channel_and_each_derived_feature_to_itsel
         'derived = [{ name = "d", difference = ["a", "a_b"] }]'
     )
     owners = dict(zip(spec.feature_names, feature_owners(spec), strict=True))
-    assert owners["a"] == owners["std_a_1h"] == owners["dev_a_1h"] == "a"
-    assert owners["a_b"] == owners["mean_a_b_1h"] == owners["max_a_b_1h"] == "a_b"
-    assert owners["d"] == "d"
+    assert owners["a"] == owners["rolling_std_a"] == owners["residual_a"] == "a"
+    assert owners["a_b"] == owners["rolling_std_a_b"] == owners["slow_mean_a_b"] == "a_b"
+    assert owners["normalised_d"] == "d"
 
 
 @given(SCORES)

@@ -23,7 +23,7 @@ def default() -> Bundle:
 
 def test_the_default_bundle_loads_and_fits_its_channel_file(default: Bundle) -> None:
     spec = parse_spec((MODELS / "machine-health/channels.toml").read_text())
-    assert default.spec == spec
+    assert (default.spec.channels, default.spec.derived) == (spec.channels, spec.derived)
     assert len(spec.feature_names) == 32
     assert default.name == "machine-health"
     assert default.model_version == f"machine-health/{default.version}" == default.scoring.version

@@ -13,7 +13,7 @@ import pytest
 
 from worker.core.channels import ChannelSpec, parse_spec
 from worker.core.errors import ConfigError
-from worker.core.features import features_of, to_model_input
+from worker.core.features import features_of
 from worker.models.bundle import load_bundle
 from worker.simulator import FaultRates, Simulator, match_faults
 from worker.training.readings import MachineReadings, simulated_readings
@@ -68,7 +68,7 @@ def test_the_written_bundle_loads_and_carries_what_was_learned(
     assert bundle.model_version == "pump/1.0.0"
     features, scored = features_in(spec, readings)
     features = features[scored]
-    scores = bundle.model(to_model_input(features))
+    scores = bundle.model(features)
     scoring = bundle.scoring
     assert (scores < scoring.threshold).mean() == pytest.approx(0.002, abs=1e-5)
     assert result.flagged_share == pytest.approx(0.002, abs=1e-5)
@@ -172,7 +172,7 @@ def test_most_faults_of_a_fresh_simulation_are_detected_and_chance_would_find_fe
     rows = source.readings(START_US + int(days * DAY_US))
     ids = np.array(source.machine_ids)[rows.machines].tolist()
     features, _ = features_of(bundle.spec, ids, rows.times_us, rows.values, bundle.scoring.expected)
-    flagged = bundle.model(to_model_input(features)) < bundle.scoring.threshold
+    flagged = bundle.model(features) < bundle.scoring.threshold
     found = [(ids[i], int(rows.times_us[i])) for i in np.flatnonzero(flagged)]
     report = match_faults(source.truth(), found)
     assert report.injected >= 30

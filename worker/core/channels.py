@@ -10,11 +10,15 @@ import re
 import tomllib
 from collections.abc import Mapping
 from enum import IntEnum
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from worker.core.errors import ConfigError
+from worker.core.vocabulary import FEATURE_KINDS, Feature, FeatureGroup, lay_out
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
@@ -36,7 +40,6 @@ MAX_NUMBER = 1e30
 SHORTEST_PANE_US = US_PER_S
 """Numbers of shorter panes would not fit into 32 bits."""
 RESERVED_NAMES = frozenset({"machine_id", "timestamp"})
-STATISTICS = ("mean", "std", "min", "max", "dev")
 
 
 def parse_duration_us(text: str, key: str) -> int:
@@ -65,7 +68,7 @@ def format_duration(duration_us: int) -> str:
 
 
 class Kind(IntEnum):
-    """How a derived feature combines its two channels."""
+    """How a derived signal combines its two channels."""
 
     PRODUCT = 0
     DIFFERENCE = 1
@@ -75,6 +78,9 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """One reading of an event.
 
     Attributes:
+        kind: continuous: a number, scored; event: one of the machine's own status or error
+            codes, scored by how rare it was in training; categorical: one of ``values``, only
+            copied to anomalies.
         min, max: physically possible range in ``unit``; a reading outside is a
             glitch and is masked, not scored as an anomaly.
         typical: the range of ordinary work in ``unit``, for the simulator.
@@ -83,7 +89,7 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     name: Name
     unit: str = ""
-    kind: Literal["continuous", "categorical"] = "continuous"
+    kind: Literal["continuous", "categorical", "event"] = "continuous"
     min: float | None = None
     max: float | None = None
     typical: tuple[float, float] | None = None
@@ -91,7 +97,7 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 class Derived(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A feature computed from two channels: ``factor * a * b`` or ``factor * (a - b)``."""
+    """A signal computed from two channels: ``factor * a * b`` or ``factor * (a - b)``."""
 
     name: Name
     unit: str = ""
@@ -136,42 +142,75 @@ class SpecFile(msgspec.Struct, forbid_unknown_fields=True):
     Attributes:
         name: names the bundles that are trained on these channels.
         channel: the readings of an event, in the order of the model's inputs.
-        window: over which event times readings are aggregated.
-        derived: further model inputs, each computed from two channels.
+        window: over which event times readings are aggregated; absent: training derives it
+            from how often the machines report.
+        derived: further signals, each computed from two channels.
+        feature: inputs of the isolation forest; absent: a default choice.
     """
 
     name: SpecName
     channel: list[Channel]
-    window: WindowSpec = WindowSpec()
+    window: WindowSpec | None = None
     derived: list[Derived] = []
+    feature: list[FeatureGroup] = []
 
 
-class ChannelSpec(msgspec.Struct, frozen=True):
+class ChannelSpec(msgspec.Struct, frozen=True, dict=True):
     """A validated channel specification; see :func:`parse_spec`.
 
+    A *signal* is a series that detection follows: the continuous channels in order, then the
+    derived signals, then the channels of kind "event".
+
     Attributes:
-        continuous: names of the channels that are aggregated and scored, in order.
+        window: as written; None where it was not, and the default is in force.
+        feature_groups: the model's inputs as written; empty: the default choice.
+        features: the model's inputs in order.
         length_us, pane_us, grace_us, max_future_us: the window in microseconds.
     """
 
     name: str
-    window: WindowSpec
+    window: WindowSpec | None
     channels: tuple[Channel, ...]
     derived: tuple[Derived, ...]
+    feature_groups: tuple[FeatureGroup, ...]
+    features: tuple[Feature, ...]
     length_us: int
     pane_us: int
     grace_us: int
     max_future_us: int
 
-    @property
+    @cached_property
     def continuous(self) -> tuple[Channel, ...]:
         """The channels that are aggregated and scored, in order."""
         return tuple(c for c in self.channels if c.kind == "continuous")
 
-    @property
+    @cached_property
     def categorical(self) -> tuple[Channel, ...]:
         """The channels that are only copied to anomalies, in order."""
         return tuple(c for c in self.channels if c.kind == "categorical")
+
+    @cached_property
+    def events(self) -> tuple[Channel, ...]:
+        """The channels of status and error codes, in order."""
+        return tuple(c for c in self.channels if c.kind == "event")
+
+    @cached_property
+    def signals(self) -> tuple[str, ...]:
+        """Names (D) of the signals, in order."""
+        channels = [c.name for c in self.continuous]
+        return (*channels, *(d.name for d in self.derived), *(c.name for c in self.events))
+
+    @cached_property
+    def signal_units(self) -> tuple[str, ...]:
+        """Unit (D) of each signal; of codes, whose value is a surprisal, ``""``."""
+        channels = [c.unit for c in self.continuous]
+        return (*channels, *(d.unit for d in self.derived), *("" for _ in self.events))
+
+    @cached_property
+    def operands(self) -> tuple[tuple[int, int], ...]:
+        """For each derived signal, the positions of its two channels among the signals."""
+        position = {name: c for c, name in enumerate(self.signals)}
+        return tuple((position[a], position[b]) for a, b in (d.operands for d in self.derived))
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -188,32 +227,45 @@ class ChannelSpec(msgspec.Struct, frozen=True):
         """Number of panes kept per machine: the window, plus those that grace can reopen."""
         return self.panes + -(-self.grace_us // self.pane_us)
 
-    @property
+    @cached_property
     def feature_names(self) -> tuple[str, ...]:
-        """Model inputs in order: raw channels, window statistics by channel, derived."""
-        suffix = format_duration(self.length_us)
-        names = [c.name for c in self.continuous]
-        names += [f"{stat}_{c.name}_{suffix}" for c in self.continuous for stat in STATISTICS]
-        names += [d.name for d in self.derived]
-        return tuple(names)
+        """Name (F) of each model input, in order."""
+        return tuple(f.name for f in self.features)
 
-    @property
+    @cached_property
     def feature_units(self) -> tuple[str, ...]:
-        """Unit of each feature, in the order of :attr:`feature_names`."""
-        units = [c.unit for c in self.continuous]
-        units += [c.unit for c in self.continuous for _ in STATISTICS]
-        units += [d.unit for d in self.derived]
-        return tuple(units)
+        """Unit (F) of each model input."""
+        return tuple(f.unit for f in self.features)
+
+    @cached_property
+    def feature_owners(self) -> tuple[int, ...]:
+        """For each model input (F), the position of the signal it belongs to."""
+        return tuple(f.owner for f in self.features)
+
+    @cached_property
+    def feature_codes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Kind, as a position in ``FEATURE_KINDS``, and position of each model input (F,)."""
+        kinds = np.array([FEATURE_KINDS.index(f.kind) for f in self.features], np.int64)
+        return kinds, np.array([f.position for f in self.features], np.int64)
+
+    def with_window(self, window: WindowSpec) -> ChannelSpec:
+        """The same specification with another window.
+
+        Raises:
+            ConfigError: the window cannot work.
+        """
+        return spec_from_dict(self.to_dict() | {"window": msgspec.to_builtins(window)}, self.name)
 
     def to_dict(self) -> dict[str, Any]:
         """The specification as it would be written in TOML; inverse of :func:`spec_from_dict`."""
         raw = {
             "name": self.name,
-            "window": msgspec.to_builtins(self.window),
-            "channel": msgspec.to_builtins(self.channels),
-            "derived": msgspec.to_builtins(self.derived),
+            "window": msgspec.to_builtins(self.window) if self.window else None,
+            "channel": list(msgspec.to_builtins(self.channels)),
+            "derived": list(msgspec.to_builtins(self.derived)),
+            "feature": list(msgspec.to_builtins(self.feature_groups)),
         }
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in raw.items()}
+        return {key: value for key, value in raw.items() if value}
 
 
 def parse_spec(text: str, source: str = "channels.toml") -> ChannelSpec:
@@ -243,7 +295,7 @@ def spec_from_dict(data: Mapping[str, Any], source: str = "channels.toml") -> Ch
     _check_names(raw, source)
     _check_channels(raw, source)
     _check_derived(raw, source)
-    window = raw.window
+    window = raw.window or WindowSpec()
     length_us = parse_duration_us(window.length, f"{source}: window.length")
     pane_us = parse_duration_us(window.pane, f"{source}: window.pane")
     grace_us = parse_duration_us(window.grace, f"{source}: window.grace")
@@ -262,22 +314,24 @@ def spec_from_dict(data: Mapping[str, Any], source: str = "channels.toml") -> Ch
             f"{source}: window.length and grace span {slots} panes, more than the 10000 that a "
             "machine may keep; write a longer window.pane."
         )
-    spec = ChannelSpec(
+    return ChannelSpec(
         name=raw.name,
-        window=window,
+        window=raw.window,
         channels=tuple(raw.channel),
         derived=tuple(raw.derived),
+        feature_groups=tuple(raw.feature),
+        features=lay_out(
+            raw.feature,
+            {c.name: c.unit for c in raw.channel if c.kind == "continuous"},
+            {d.name: d.unit for d in raw.derived},
+            [c.name for c in raw.channel if c.kind == "event"],
+            source,
+        ),
         length_us=length_us,
         pane_us=pane_us,
         grace_us=grace_us,
         max_future_us=max_future_us,
     )
-    if len(set(spec.feature_names)) != len(spec.feature_names):
-        raise ConfigError(
-            f"{source}: two features would have the same name; rename the channel or derived "
-            "feature that looks like a window statistic."
-        )
-    return spec
 
 
 def _check_names(raw: SpecFile, source: str) -> None:

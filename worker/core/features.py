@@ -1,6 +1,6 @@
-"""Model inputs: from readings and their window aggregates to the feature matrix.
+"""Model inputs: from readings, window aggregates and streams to the feature matrix.
 
-Owns the order and meaning of the features that ``ChannelSpec.feature_names`` names.
+Owns how each kind of :mod:`worker.core.vocabulary` is computed, and derived signals.
 """
 
 from __future__ import annotations
@@ -8,60 +8,115 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from worker.core import windows
-from worker.core.channels import MAX_NUMBER, STATISTICS, ChannelSpec, Kind
+from worker.core.channels import MAX_NUMBER, ChannelSpec, Kind
 from worker.core.state import PartitionState
+from worker.core.vocabulary import FEATURE_KINDS, STREAM_KINDS
 
 Floats = NDArray[np.float64]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+STREAM_LIMIT = 8.0
+"""Streams beyond it look alike to the forest: a tree splits between a feature's extremes in
+its training rows, and one wild row would leave all others on the same side."""
+
+(
+    _RAW,
+    _ROLLING_MEAN,
+    _ROLLING_STD,
+    _ROLLING_MIN,
+    _ROLLING_MAX,
+    _ROLLING_DEVIATION,
+    _DERIVED,
+    _FIRST_STREAM,
+) = range(len(FEATURE_KINDS) - len(STREAM_KINDS) + 1)
 
 
-def assemble(spec: ChannelSpec, values: Floats, aggregates: Floats, expected: Floats) -> Floats:
-    """Lay out readings, window statistics and derived features side by side.
+@njit(
+    "void(f8[:, ::1], f8[:, :, ::1], f8[:, ::1], UniTuple(f4[:, ::1], 5), i8[::1], i8[::1],"
+    "f8[::1], f4[:, ::1])",
+    cache=True,
+    nogil=True,
+)
+def _lay_out(  # type: ignore[no-untyped-def]
+    values, aggregates, derived, streams, kinds, positions, expected, features
+):
+    """Fill ``features`` (n, F); kinds and positions are those of ``spec.feature_codes``."""
+    for i in range(features.shape[0]):
+        for f in range(features.shape[1]):
+            kind = kinds[f]
+            at = positions[f]
+            if kind >= _FIRST_STREAM:
+                x = min(max(streams[kind - _FIRST_STREAM][i, at], -STREAM_LIMIT), STREAM_LIMIT)
+            elif kind == _DERIVED:
+                x = derived[i, at]
+            elif aggregates[i, at, windows.COUNT] == 0.0:
+                x = np.nan
+            elif kind == _RAW:
+                x = values[i, at]
+                if np.isnan(x):
+                    x = aggregates[i, at, windows.MEAN]
+            elif kind == _ROLLING_MEAN:
+                x = aggregates[i, at, windows.MEAN]
+            elif kind == _ROLLING_STD:
+                x = aggregates[i, at, windows.STD]
+            elif kind == _ROLLING_MIN:
+                x = aggregates[i, at, windows.MIN]
+            elif kind == _ROLLING_MAX:
+                x = aggregates[i, at, windows.MAX]
+            else:
+                x = values[i, at] - aggregates[i, at, windows.MEAN]
+                if np.isnan(x):
+                    x = 0.0
+            if np.isnan(x):
+                features[i, f] = np.float32(expected[f])
+            else:
+                features[i, f] = np.float32(min(max(x, -FLOAT32_MAX), FLOAT32_MAX))
 
-    A reading that is missing counts as its window's mean; a channel without any
-    reading in the window takes the expected value of each of its features.
+
+def assemble(
+    spec: ChannelSpec,
+    values: Floats,
+    aggregates: Floats,
+    streams: Sequence[NDArray[np.float32]],
+    expected: Floats,
+) -> NDArray[np.float32]:
+    """Lay out the model's inputs side by side.
+
+    A reading that is missing counts as its window's mean. What cannot be computed, because a
+    channel has no reading in the window, is what is expected of the feature.
 
     Args:
-        values: (n, C) readings, NaN where missing.
+        values: (n, C) readings, NaN where missing or masked.
         aggregates: (n, C, 5) as :func:`worker.core.windows.aggregate` writes them.
-        expected: (F,) what each feature usually is.
+        streams: five arrays (n, D) in the order of ``STREAM_KINDS``, in standard deviations,
+            0 where missing.
+        expected: (F,) what each feature usually is, within float32's range.
 
     Returns:
-        (n, F) in the order of ``spec.feature_names``.
+        (n, F) in the order of ``spec.features``; what is beyond float32's range is at its end.
     """
-    n, channels = values.shape
-    mean = aggregates[:, :, windows.MEAN]
-    raw = np.where(np.isnan(values), mean, values)
-    statistics = np.empty((n, channels, len(STATISTICS)))
-    statistics[:, :, 0] = mean
-    statistics[:, :, 1] = aggregates[:, :, windows.STD]
-    statistics[:, :, 2] = aggregates[:, :, windows.MIN]
-    statistics[:, :, 3] = aggregates[:, :, windows.MAX]
-    statistics[:, :, 4] = raw - mean
-
-    unseen = aggregates[:, :, windows.COUNT] == 0
-    if unseen.any():
-        end = channels * (1 + len(STATISTICS))
-        raw = np.where(unseen, expected[:channels], raw)
-        usual = expected[channels:end].reshape(channels, len(STATISTICS))
-        statistics = np.where(unseen[:, :, None], usual, statistics)
-
-    position = {channel.name: c for c, channel in enumerate(spec.continuous)}
-    derived = np.empty((n, len(spec.derived)))
-    for column, feature in enumerate(spec.derived):
-        a, b = (raw[:, position[name]] for name in feature.operands)
-        combined = a * b if feature.kind is Kind.PRODUCT else a - b
-        derived[:, column] = feature.factor * combined
-    return np.concatenate([raw, statistics.reshape(n, channels * len(STATISTICS)), derived], axis=1)
+    kinds, positions = spec.feature_codes
+    derived = np.empty((len(values), 0))
+    if _DERIVED in kinds:
+        derived = derive(spec, np.where(np.isnan(values), _means(aggregates), values))
+    features = np.empty((len(values), len(kinds)), np.float32)
+    values = np.ascontiguousarray(values)
+    _lay_out(values, aggregates, derived, tuple(streams), kinds, positions, expected, features)
+    return features
 
 
-def to_model_input(features: Floats) -> NDArray[np.float32]:
-    """Narrow features to what models take; beyond float32's range they stay at its end."""
-    return np.clip(features, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
+def derive(spec: ChannelSpec, values: Floats) -> Floats:
+    """Values (n, E) of the derived signals from readings (n, C); NaN where an operand is."""
+    derived = np.empty((len(values), len(spec.derived)))
+    for column, (signal, (a, b)) in enumerate(zip(spec.derived, spec.operands, strict=True)):
+        left, right = values[:, a], values[:, b]
+        combined = left * right if signal.kind is Kind.PRODUCT else left - right
+        derived[:, column] = signal.factor * combined
+    return derived
 
 
 def features_of(
@@ -70,7 +125,7 @@ def features_of(
     times_us: NDArray[np.int64],
     values: Floats,
     expected: Floats | None = None,
-) -> tuple[Floats, NDArray[np.bool_]]:
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Compute the features of a whole table of readings, as training needs them.
 
     Args:
@@ -88,8 +143,13 @@ def features_of(
     aggregates, watermarks_us = state.add(machines, times_us, values)
     if expected is None:
         expected = np.full(len(spec.feature_names), np.nan)
-    features = assemble(spec, values, aggregates, expected)
+    features = assemble(spec, values, aggregates, no_streams(spec, len(values)), expected)
     return features, watermarks_us == windows.EMPTY
+
+
+def no_streams(spec: ChannelSpec, n: int) -> tuple[NDArray[np.float32], ...]:
+    """Streams of n rows in which nothing deviates."""
+    return (np.zeros((n, len(spec.signals)), np.float32),) * len(STREAM_KINDS)
 
 
 def mask_impossible(spec: ChannelSpec, values: Floats) -> Floats:
@@ -104,3 +164,9 @@ def mask_impossible(spec: ChannelSpec, values: Floats) -> Floats:
     high = np.array([MAX_NUMBER if c.max is None else c.max for c in spec.continuous])
     impossible = (values < low) | (values > high)
     return np.where(impossible, np.nan, values) if impossible.any() else values
+
+
+def _means(aggregates: Floats) -> Floats:
+    """Mean of each channel's window (n, C), NaN without any reading."""
+    seen = aggregates[:, :, windows.COUNT] > 0
+    return np.where(seen, aggregates[:, :, windows.MEAN], np.nan)

@@ -19,10 +19,17 @@ import msgspec
 from worker.core.channels import ChannelSpec
 
 MAX_MACHINE_ID_CHARS = 256
+MAX_CODE_CHARS = 64
 MAX_EVENT_BYTES = 65_536
 MAX_PAYLOAD_BYTES = 16_384
 
 MachineId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MACHINE_ID_CHARS)]
+
+Code = (
+    Annotated[str, msgspec.Meta(max_length=MAX_CODE_CHARS)]
+    | Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+)
+"""A machine's own status or error code, as a channel of kind "event" gives it."""
 
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 EpochTime = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -188,8 +195,8 @@ def event_type(spec: ChannelSpec) -> type[msgspec.Struct]:
         ("timestamp", AwareTime | EpochTime | None, None),
     ]
     for channel in spec.channels:
-        value: Any = float if channel.kind == "continuous" else Literal[channel.values]
-        fields.append((channel.name, value | None, None))
+        value: Any = {"continuous": float, "event": Code}.get(channel.kind)
+        fields.append((channel.name, (value or Literal[channel.values]) | None, None))
     return msgspec.defstruct("SensorEvent", fields, gc=False, frozen=True)
 
 

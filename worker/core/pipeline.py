@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from worker.core import messages, windows
 from worker.core.channels import ChannelSpec
 from worker.core.events import Chunk, EventDecoder, Readings
-from worker.core.features import assemble, to_model_input
+from worker.core.features import assemble, no_streams
 from worker.core.scoring import Model, Scoring
 from worker.core.state import PartitionState
 
@@ -111,8 +111,9 @@ class Pipeline:
             found.append((row, self._dead_letter(chunk, row, "too-many-machines", detail)))
 
         values = readings.values[scored]
-        features = assemble(self.spec, values, aggregates[scored], self.scoring.expected)
-        scores = self.model(to_model_input(features)) if len(scored) else np.empty(0, np.float32)
+        streams = no_streams(self.spec, len(scored))
+        features = assemble(self.spec, values, aggregates[scored], streams, self.scoring.expected)
+        scores = self.model(features) if len(scored) else np.empty(0, np.float32)
         # In float64, as everybody who reads the anomaly's score and threshold compares them.
         abnormal = np.flatnonzero(scores.astype(np.float64) < self.scoring.threshold)
         for i in abnormal:
@@ -132,11 +133,11 @@ class Pipeline:
         chunk: Chunk,
         readings: Readings,
         i: int,
-        features: NDArray[np.float64],
+        features: NDArray[np.float32],
         score: float,
     ) -> Record:
         key = readings.machine_ids[i]
-        causes = self.scoring.causes(self.spec, features)
+        causes = self.scoring.causes(self.spec, features.astype(np.float64))
         offset = int(chunk.offsets[readings.rows[i]])
         values = {
             channel.name: None if np.isnan(value) else float(value)

@@ -76,7 +76,8 @@ class Scoring:
             robust standard deviations, largest first.
         """
         deviation = (features - self.expected) / self.spread
-        names, units, owners = spec.feature_names, spec.feature_units, feature_owners(spec)
+        names, units = spec.feature_names, spec.feature_units
+        owners = feature_owners(spec)
         causes: dict[str, Cause] = {}
         for i in np.argsort(-np.abs(deviation), kind="stable"):
             if len(causes) == MAX_CAUSES or abs(deviation[i]) < NOTABLE_DEVIATION:
@@ -104,8 +105,5 @@ def _shortest(value: float) -> float:
 
 
 def feature_owners(spec: ChannelSpec) -> tuple[str, ...]:
-    """The channel, or derived feature, that each model input belongs to."""
-    names = [c.name for c in spec.continuous]
-    statistics = (len(spec.feature_names) - len(names) - len(spec.derived)) // len(names)
-    owners = names + [name for name in names for _ in range(statistics)]
-    return (*owners, *(d.name for d in spec.derived))
+    """The signal that each model input belongs to."""
+    return tuple(spec.signals[owner] for owner in spec.feature_owners)

@@ -277,10 +277,11 @@ class _EventEncoder:
     ) -> None:
         continuous = {c.name: i for i, c in enumerate(spec.continuous)}
         labels = iter(categories)
+        sent = [c for c in spec.channels if c.kind != "event"]  # simulated machines have no codes
         self._columns: list[int | list[str]] = [
-            continuous[c.name] if c.name in continuous else next(labels) for c in spec.channels
+            continuous[c.name] if c.name in continuous else next(labels) for c in sent
         ]
-        fields = ["machine_id", "timestamp", *(c.name for c in spec.channels)]
+        fields = ["machine_id", "timestamp", *(c.name for c in sent)]
         self._event = msgspec.defstruct("Event", [(name, Any) for name in fields], gc=False)
         self._encode = msgspec.json.Encoder().encode
         self._ids = machine_ids

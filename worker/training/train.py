@@ -21,7 +21,7 @@ from sklearn.ensemble import IsolationForest
 
 from worker.core.channels import ChannelSpec
 from worker.core.errors import BundleError, ConfigError
-from worker.core.features import features_of, to_model_input
+from worker.core.features import features_of
 from worker.core.messages import format_time_us
 from worker.models.bundle import OnnxModel, load_bundle
 from worker.models.manifest import (
@@ -103,8 +103,8 @@ def train(
     if target.exists():
         raise ConfigError(f"--version: {target} exists already; choose another or remove it.")
     readings = without_repeats(readings)
-    features = _features(spec, readings)
-    inputs = to_model_input(features)
+    inputs = _features(spec, readings)
+    features = inputs.astype(np.float64)
     on_progress(0.1)
     forest = IsolationForest(n_estimators=TREES, max_samples=MAX_SAMPLES, random_state=seed)
     forest.fit(inputs)
@@ -182,7 +182,7 @@ def _described(readings: MachineReadings, rows: int, seed: int) -> TrainingData:
     )
 
 
-def _features(spec: ChannelSpec, readings: MachineReadings) -> Floats:
+def _features(spec: ChannelSpec, readings: MachineReadings) -> NDArray[np.float32]:
     """Features (n, F) of all rows that are not late; never-seen channels take the median."""
     ids = [readings.machine_ids[machine] for machine in readings.machines.tolist()]
     features, scored = features_of(spec, ids, readings.times_us, readings.values)
