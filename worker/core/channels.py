@@ -213,11 +213,6 @@ class ChannelSpec(msgspec.Struct, frozen=True, dict=True):
         return tuple((position[a], position[b]) for a, b in (d.operands for d in self.derived))
 
     @property
-    def signals(self) -> tuple[str, ...]:
-        """Names of the series that detection follows."""
-        return (*(c.name for c in self.continuous), *(d.name for d in self.derived))
-
-    @property
     def panes(self) -> int:
         """Number of panes in the window."""
         return self.length_us // self.pane_us
