@@ -32,7 +32,7 @@ def test_features_equal_the_reference_for_any_channels_window_and_declaration(
     values = np.array([e.readings for e in arrived]).reshape(-1, len(spec.continuous))
     values = mask_impossible(spec, values)
     state = PartitionState(spec)
-    aggregates, watermarks_us = state.aggregate(
+    aggregates, watermarks_us = state.add(
         state.indices([event.machine.encode() for event in arrived]),
         np.array([event.time_us for event in arrived], np.int64),
         values,
