@@ -8,7 +8,7 @@ from worker.core.detection.baselines import Baselines
 from worker.core.detection.detector import Detector, Scores, signals_of
 from worker.core.table import MachineTable
 from worker.training.fit import Fitted, fit
-from worker.training.readings import TrainingReadings
+from worker.training.readings import MachineReadings
 
 MINUTE_US = 60_000_000
 
@@ -17,11 +17,18 @@ def spec_of(channels: int) -> ChannelSpec:
     return spec_from_dict({"name": "pump", "channel": [{"name": f"c{i}"} for i in range(channels)]})
 
 
-def readings_of(values: list[np.ndarray], names: list[str] | None = None) -> TrainingReadings:
-    names = names or [f"m{k}" for k in range(len(values))]
-    ids = [name for name, rows in zip(names, values, strict=True) for _ in rows]
-    times_us = np.concatenate([np.arange(len(rows), dtype=np.int64) for rows in values])
-    return TrainingReadings("test", ids, times_us * MINUTE_US, np.concatenate(values))
+def readings_of(values: list[np.ndarray]) -> MachineReadings:
+    sizes = [len(rows) for rows in values]
+    times_us = [np.arange(size, dtype=np.int64) * MINUTE_US for size in sizes]
+    return MachineReadings(
+        source="test",
+        machine_ids=tuple(f"m{k}" for k in range(len(values))),
+        starts=np.cumsum([0, *sizes]),
+        times_us=np.concatenate(times_us),
+        values=np.concatenate(values),
+        categories={},
+        rows=np.arange(sum(sizes)),
+    )
 
 
 def score(spec: ChannelSpec, fitted: Fitted, machine_id: str, values: np.ndarray) -> Scores:

@@ -7,7 +7,7 @@ over machines, so that faults inside some machines' training periods do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -65,7 +65,7 @@ from worker.training.crossfit import (
     normalise,
     regress,
 )
-from worker.training.readings import TrainingReadings
+from worker.training.readings import MachineReadings
 
 FLEET_ROWS = 10.0
 """What the fleet's median weighs against a machine's own, in independent rows."""
@@ -104,7 +104,7 @@ class Fitted:
 
 def fit(
     spec: ChannelSpec,
-    readings: TrainingReadings,
+    readings: MachineReadings,
     *,
     seed: int = 7,
     workers: int = 1,
@@ -113,11 +113,11 @@ def fit(
     """Learn baselines and forest; same arguments, same result.
 
     Args:
-        readings: ordinary work, in order of time.
+        readings: ordinary work; faults in them do little harm where most machines have none.
         workers: processes to use.
         on_progress: called with the share that is done.
     """
-    names, series = _by_machine(spec, readings)
+    series = _by_machine(spec, readings)
     with _Pool(workers) as pool:
         fleet = _Fleet.of(series, list(pool.map(_locate, series)))
         on_progress(0.1)
@@ -127,7 +127,7 @@ def fit(
         for one in pool.map(partial(_learn, fleet.neighbours), jobs):
             learned.append(one)
             on_progress(0.1 + 0.6 * len(learned) / len(long))
-        baselines = _assemble(names, series, long, fleet, learned)
+        baselines = _assemble(readings.machine_ids, series, long, fleet, learned)
         found = [one.streams / _divisors(baselines, k + 1) for k, one in enumerate(learned)]
         inputs, forest = _fit_forest(found, seed)
         on_progress(0.8)
@@ -161,17 +161,12 @@ class _Pool:
         return self._executor.map(function, items, chunksize=chunk)
 
 
-def _by_machine(spec: ChannelSpec, readings: TrainingReadings) -> tuple[list[str], list[Series]]:
-    ids = np.array(readings.machine_ids)
-    names, machines = np.unique(ids, return_inverse=True)
-    order = np.argsort(machines, kind="stable")
-    edges = np.searchsorted(machines[order], np.arange(len(names) + 1))
+def _by_machine(spec: ChannelSpec, readings: MachineReadings) -> list[Series]:
     signals = signals_of(spec, readings.values)
-    series = []
-    for a, b in pairwise(edges):
-        rows = order[a:b]
-        series.append(Series(readings.times_us[rows], np.ascontiguousarray(signals[rows])))
-    return names.tolist(), series
+    return [
+        Series(readings.times_us[a:b], np.ascontiguousarray(signals[a:b]))
+        for a, b in pairwise(readings.starts)
+    ]
 
 
 def _locate(series: Series) -> Place:
@@ -243,7 +238,11 @@ def _shrink_place(place: Place, fleet: Place, weight: Floats) -> Place:
 
 
 def _assemble(
-    names: list[str], series: list[Series], long: list[int], fleet: _Fleet, learned: list[Learned]
+    names: Sequence[str],
+    series: list[Series],
+    long: list[int],
+    fleet: _Fleet,
+    learned: list[Learned],
 ) -> Baselines:
     """Pack the prior and the machines with enough rows; calibrations are still to come."""
     count = len(fleet.weight)
