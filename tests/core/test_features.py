@@ -28,7 +28,7 @@ def test_features_equal_the_reference_for_any_channels_window_and_declaration(
     n, signals = len(arrived), len(spec.signals)
     expected = np.arange(float(len(spec.features)))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    streams = rng.normal(0, 6, (5, n, signals)).astype(np.float32)
+    streams = rng.normal(0, 6, (n, 5, signals)).astype(np.float32)
     values = np.array([e.readings for e in arrived]).reshape(-1, len(spec.continuous))
     values = mask_impossible(spec, values)
     state = PartitionState(spec)
@@ -37,7 +37,7 @@ def test_features_equal_the_reference_for_any_channels_window_and_declaration(
         np.array([event.time_us for event in arrived], np.int64),
         values,
     )
-    features = assemble(spec, values, aggregates, tuple(streams), expected)
+    features = assemble(spec, values, aggregates, streams, expected)
     assert features.shape == (n, len(spec.features))
     assert features.dtype == np.float32
     reference = Reference(spec)
@@ -47,7 +47,7 @@ def test_features_equal_the_reference_for_any_channels_window_and_declaration(
         assert (watermarks_us[i] == EMPTY) == (not isinstance(window, Late))
         if isinstance(window, Late):
             continue
-        by_kind = {kind: streams[s, i].tolist() for s, kind in enumerate(STREAM_KINDS)}
+        by_kind = {kind: streams[i, s].tolist() for s, kind in enumerate(STREAM_KINDS)}
         wanted = reference.features(used, window, by_kind, expected.tolist())
         scale = max((seen.tolerance for seen in window), default=0.0) * 1000 + 1e-12
         for name, value, right in zip(
@@ -124,7 +124,7 @@ def test_model_inputs_are_finite_whatever_the_readings_are() -> None:
 
 def test_streams_are_cut_where_they_would_stretch_a_trees_range() -> None:
     spec = make_spec(1, features=["season"])
-    streams = np.full((5, 1, 3), 3.0, np.float32)
-    streams[4] = [[-50.0, 7.5, 1e6]]
-    features = assemble(spec, np.zeros((1, 1)), np.zeros((1, 1, 5)), tuple(streams), np.zeros(3))
+    streams = np.full((1, 5, 3), 3.0, np.float32)
+    streams[:, 4] = [[-50.0, 7.5, 1e6]]
+    features = assemble(spec, np.zeros((1, 1)), np.zeros((1, 1, 5)), streams, np.zeros(3))
     assert features.tolist() == [[-8.0, 7.5, 8.0]]

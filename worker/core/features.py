@@ -36,8 +36,8 @@ its training rows, and one wild row would leave all others on the same side."""
 
 
 @njit(
-    "void(f8[:, ::1], f8[:, :, ::1], f8[:, ::1], UniTuple(f4[:, ::1], 5), i8[::1], i8[::1],"
-    "f8[::1], f4[:, ::1])",
+    "void(f8[:, ::1], f8[:, :, ::1], f8[:, ::1], f4[:, :, ::1], i8[::1], i8[::1], f8[::1],"
+    "f4[:, ::1])",
     cache=True,
     nogil=True,
 )
@@ -50,7 +50,7 @@ def _lay_out(  # type: ignore[no-untyped-def]
             kind = kinds[f]
             at = positions[f]
             if kind >= _FIRST_STREAM:
-                x = min(max(streams[kind - _FIRST_STREAM][i, at], -STREAM_LIMIT), STREAM_LIMIT)
+                x = min(max(streams[i, kind - _FIRST_STREAM, at], -STREAM_LIMIT), STREAM_LIMIT)
             elif kind == _DERIVED:
                 x = derived[i, at]
             elif aggregates[i, at, windows.COUNT] == 0.0:
@@ -81,7 +81,7 @@ def assemble(
     spec: ChannelSpec,
     values: Floats,
     aggregates: Floats,
-    streams: Sequence[NDArray[np.float32]],
+    streams: NDArray[np.float32],
     expected: Floats,
 ) -> NDArray[np.float32]:
     """Lay out the model's inputs side by side.
@@ -92,8 +92,8 @@ def assemble(
     Args:
         values: (n, C) readings, NaN where missing or masked.
         aggregates: (n, C, 5) as :func:`worker.core.windows.aggregate` writes them.
-        streams: five arrays (n, D) in the order of ``STREAM_KINDS``, in standard deviations,
-            0 where missing.
+        streams: (n, S, D) in the order of ``STREAM_KINDS``, in standard deviations, 0 where
+            missing.
         expected: (F,) what each feature usually is, within float32's range.
 
     Returns:
@@ -105,7 +105,7 @@ def assemble(
         derived = derive(spec, np.where(np.isnan(values), _means(aggregates), values))
     features = np.empty((len(values), len(kinds)), np.float32)
     values = np.ascontiguousarray(values)
-    _lay_out(values, aggregates, derived, tuple(streams), kinds, positions, expected, features)
+    _lay_out(values, aggregates, derived, streams, kinds, positions, expected, features)
     return features
 
 
@@ -147,9 +147,9 @@ def features_of(
     return features, watermarks_us == windows.EMPTY
 
 
-def no_streams(spec: ChannelSpec, n: int) -> tuple[NDArray[np.float32], ...]:
-    """Streams of n rows in which nothing deviates."""
-    return (np.zeros((n, len(spec.signals)), np.float32),) * len(STREAM_KINDS)
+def no_streams(spec: ChannelSpec, n: int) -> NDArray[np.float32]:
+    """Streams (n, S, D) of n rows in which nothing deviates."""
+    return np.zeros((n, len(STREAM_KINDS), len(spec.signals)), np.float32)
 
 
 def mask_impossible(spec: ChannelSpec, values: Floats) -> Floats:
