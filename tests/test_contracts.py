@@ -60,7 +60,15 @@ def test_the_files_are_what_the_code_generates() -> None:
 
 
 def test_there_is_a_schema_for_each_message_and_for_the_channel_specification() -> None:
-    names = {"sensor-event", "anomaly", "late-event", "dead-letter", "replay", "channels"}
+    names = {
+        "sensor-event",
+        "anomaly",
+        "episode",
+        "late-event",
+        "dead-letter",
+        "replay",
+        "channels",
+    }
     assert schema_documents(default_spec()).keys() == {f"{name}.json" for name in names}
 
 

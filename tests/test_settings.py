@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from worker.core.episodes import EpisodeRules
 from worker.core.errors import ConfigError
 from worker.settings import (
     CLIENT_BOUNDS_MS,
@@ -220,7 +221,8 @@ def test_every_setting_is_documented_with_its_default_and_variable() -> None:
         assert len(meaning) > 10
         if key not in dynamic:
             section, name = key.split(".")
-            assert f"`{getattr(getattr(Settings(), section), name)}`" in default
+            value = getattr(getattr(Settings(), section), name)
+            assert default.strip() == ("none" if value is None else f"`{value}`")
 
 
 def test_every_refused_or_bounded_client_setting_is_documented() -> None:
@@ -247,3 +249,10 @@ def test_the_documented_example_is_valid(tmp_path: Path) -> None:
     example = DOCS.read_text("utf-8").split("```toml\n")[1].split("```")[0]
     settings = load_settings(toml(tmp_path, example), {})
     assert settings.kafka.client["sasl.mechanism"] == "SCRAM-SHA-512"
+
+
+def test_the_rules_of_episodes_follow_each_machine_unless_they_are_set() -> None:
+    assert Settings().episodes.rules() == EpisodeRules(None, None, 0)
+    environ = {"DRIFTDETECTOR_EPISODES__MERGE_GAP_S": "90"}
+    assert load_settings(None, environ).episodes.rules() == EpisodeRules(90_000_000, None, 0)
+    assert "write at least 0" in refused({"DRIFTDETECTOR_EPISODES__COOL_DOWN_S": "-1"})

@@ -28,6 +28,7 @@ _DOCUMENTED: tuple[type[msgspec.Struct], ...] = (
     messages.Anomaly,
     messages.Cause,
     messages.DeadLetter,
+    messages.Episode,
     messages.LateEvent,
     messages.Origin,
     messages.Replay,
@@ -59,6 +60,7 @@ def all_messages(spec: ChannelSpec) -> list[Message]:
     return [
         Message("sensor-event", "Sensor event", messages.event_type(spec), example_event(spec)),
         Message("anomaly", "Anomaly", messages.Anomaly, example_anomaly(spec)),
+        Message("episode", "Anomaly episode", messages.Episode, example_episode(spec)),
         Message("late-event", "Late event", messages.LateEvent, example_late_event(spec)),
         Message("dead-letter", "Dead letter", messages.DeadLetter, example_dead_letter()),
         Message("replay", "Replay", messages.Replay, example_replay()),
@@ -145,6 +147,32 @@ def example_anomaly(spec: ChannelSpec) -> Document:
             values=values,
             categories={c.name: c.values[0] for c in spec.categorical},
             model_version=f"{spec.name}/1.0.0",
+        )
+    )
+
+
+def example_episode(spec: ChannelSpec) -> Document:
+    """The episode of that anomaly, told a quarter of an hour after it was opened."""
+    anomaly = example_anomaly(spec)
+    opened_at = anomaly["timestamp"]
+    return _plain(
+        messages.Episode(
+            id=f"{anomaly['machine_id']}@{opened_at}",
+            machine_id=anomaly["machine_id"],
+            status="updated",
+            sequence=2,
+            opened_at=opened_at,
+            began_at=opened_at,
+            last_anomalous_at="2026-03-02T06:30:40.250000Z",
+            closed_at=None,
+            close_reason=None,
+            severity="high",
+            anomalies=92,
+            anomaly_score=anomaly["anomaly_score"],
+            worst_at="2026-03-02T06:22:10.250000Z",
+            reason=anomaly["reason"],
+            causes=msgspec.convert(anomaly["causes"], list[messages.Cause]),
+            model_version=anomaly["model_version"],
         )
     )
 

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from worker.core.channels import US_PER_S
 from worker.core.errors import ConfigError
 from worker.settings_sources import (
     ENV_PREFIX,
@@ -43,6 +44,9 @@ from worker.settings_sources import (
     read_file,
     variable_name,
 )
+
+if TYPE_CHECKING:
+    from worker.core.episodes import EpisodeRules
 
 MASK = "**********"
 _BROKER = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:(\d{1,5}))?$")
@@ -137,6 +141,7 @@ class TopicSettings(_Section):
 
     sensor_events: str = "sensor-events"
     anomalies: str = "anomalies"
+    anomaly_episodes: str = "anomaly-episodes"
     late_events: str = "late-events"
     dead_letters: str = "dead-letters"
     replays: str = "replays"
@@ -198,6 +203,34 @@ class WorkerSettings(_Section):
         return _check_kafka_name(value)
 
 
+class EpisodeSettings(_Section):
+    """When abnormal readings make an episode; what is absent follows from each machine's data.
+
+    Attributes:
+        merge_gap_s: event time for which a machine has to be seen normal until its episode
+            closes; absent: a quarter of its long scale.
+        cool_down_s: event time after a close during which none opens; absent: the merge gap.
+        minimum_duration_s: for how long readings have to be abnormal until an episode opens.
+    """
+
+    merge_gap_s: int | None = Field(None, ge=0, le=31_536_000)
+    cool_down_s: int | None = Field(None, ge=0, le=31_536_000)
+    minimum_duration_s: int = Field(0, ge=0, le=31_536_000)
+
+    def rules(self) -> EpisodeRules:
+        """As the core takes them."""
+        from worker.core.episodes import EpisodeRules  # compiled code: only who scores loads it
+
+        def time_us(seconds: int | None) -> int | None:
+            return None if seconds is None else seconds * US_PER_S
+
+        return EpisodeRules(
+            merge_gap_us=time_us(self.merge_gap_s),
+            cool_down_us=time_us(self.cool_down_s),
+            minimum_us=self.minimum_duration_s * US_PER_S,
+        )
+
+
 class HttpSettings(_Section):
     """The worker's own port, for ``/health`` and ``/metrics``.
 
@@ -241,6 +274,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     topics: TopicSettings = Field(default_factory=TopicSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    episodes: EpisodeSettings = Field(default_factory=EpisodeSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 

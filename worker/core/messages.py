@@ -36,6 +36,9 @@ EpochTime = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 Severity = Literal["low", "medium", "high"]
 
+EpisodeStatus = Literal["opened", "updated", "closed"]
+CloseReason = Literal["recovered", "maintenance", "forgotten"]
+
 DeadLetterReason = Literal[
     "empty",
     "too-large",
@@ -116,6 +119,51 @@ class Anomaly(msgspec.Struct, frozen=True):
     causes: list[Cause]
     values: dict[str, float | None]
     categories: dict[str, str]
+    model_version: str
+
+
+class Episode(msgspec.Struct, frozen=True):
+    """A machine's anomalous readings that belong together, told when it changes; key: machine_id.
+
+    Each episode is told as ``opened`` exactly once, then as ``updated`` any number of times,
+    then as ``closed`` exactly once. Every message tells the whole episode as it is by then, so
+    a machine's latest message is enough to know whether it has one.
+
+    Attributes:
+        id: ``machine_id@opened_at``; the same in each of its messages and after any replay.
+        sequence: 1, 2, 3, ... within the episode; with ``id`` it names this message.
+        opened_at: time of the reading that opened it; all times are event times, RFC 3339 UTC.
+        began_at: time of its first anomalous reading, which a minimum duration or a cool-down
+            lets be earlier.
+        last_anomalous_at: time of its latest anomalous reading.
+        closed_at: when it was seen to be over; null while it is open.
+        close_reason: recovered: the machine was normal for the merge gap; maintenance: its planned
+            maintenance began; forgotten: it has not been heard of for the retention.
+        severity: from size, duration and number of channels; never falls.
+        anomalies: number of its anomalous readings.
+        anomaly_score: the lowest of them, in [-1, 1].
+        worst_at: time of the reading with that score.
+        reason: the causes in one readable sentence.
+        causes: the channels that contributed most over the whole episode, with their values
+            at ``worst_at``.
+        model_version: of the bundle in force at the time of this message.
+    """
+
+    id: str
+    machine_id: str
+    status: EpisodeStatus
+    sequence: int
+    opened_at: str
+    began_at: str
+    last_anomalous_at: str
+    closed_at: str | None
+    close_reason: CloseReason | None
+    severity: Severity
+    anomalies: int
+    anomaly_score: float
+    worst_at: str
+    reason: str
+    causes: list[Cause]
     model_version: str
 
 
