@@ -39,6 +39,8 @@ Severity = Literal["low", "medium", "high"]
 EpisodeStatus = Literal["opened", "updated", "closed"]
 CloseReason = Literal["recovered", "maintenance", "forgotten"]
 
+HealthKind = Literal["missing", "stuck", "out-of-range", "glitch", "silent", "clock-skew"]
+
 DeadLetterReason = Literal[
     "empty",
     "too-large",
@@ -147,6 +149,22 @@ class Episode(msgspec.Struct, frozen=True):
         causes: the channels that contributed most over the whole episode, with their values
             at ``worst_at``.
         model_version: of the bundle in force at the time of this message.
+
+class SensorHealth(msgspec.Struct, frozen=True):
+    """A sensor, or a machine's connection, that fails or is sound again; key: machine_id.
+
+    Each is told twice: when it is noticed, and when it is over.
+
+    Attributes:
+        id: ``machine_id@opened_at/kind``, with ``/channel`` where it is one channel's; the
+            same in both messages and after any replay.
+        channel: null: the whole machine.
+        opened_at: when it was certain, by event time, RFC 3339 UTC; of a silent machine when it
+            had been silent for too long.
+        closed_at: null while it is open.
+        value: the latest reading, at a glitch the wrong one; null where missing.
+        detail: what was seen, in plain words.
+        effect: what that means for scores.
     """
 
     id: str
@@ -165,6 +183,16 @@ class Episode(msgspec.Struct, frozen=True):
     reason: str
     causes: list[Cause]
     model_version: str
+
+    kind: HealthKind
+    channel: str | None
+    status: Literal["open", "closed"]
+    opened_at: str
+    closed_at: str | None
+    value: float | None
+    unit: str
+    detail: str
+    effect: str
 
 
 class LateEvent(msgspec.Struct, frozen=True):
