@@ -149,6 +149,25 @@ class Episode(msgspec.Struct, frozen=True):
         causes: the channels that contributed most over the whole episode, with their values
             at ``worst_at``.
         model_version: of the bundle in force at the time of this message.
+    """
+
+    id: str
+    machine_id: str
+    status: EpisodeStatus
+    sequence: int
+    opened_at: str
+    began_at: str
+    last_anomalous_at: str
+    closed_at: str | None
+    close_reason: CloseReason | None
+    severity: Severity
+    anomalies: int
+    anomaly_score: float
+    worst_at: str
+    reason: str
+    causes: list[Cause]
+    model_version: str
+
 
 class SensorHealth(msgspec.Struct, frozen=True):
     """A sensor, or a machine's connection, that fails or is sound again; key: machine_id.
@@ -169,21 +188,6 @@ class SensorHealth(msgspec.Struct, frozen=True):
 
     id: str
     machine_id: str
-    status: EpisodeStatus
-    sequence: int
-    opened_at: str
-    began_at: str
-    last_anomalous_at: str
-    closed_at: str | None
-    close_reason: CloseReason | None
-    severity: Severity
-    anomalies: int
-    anomaly_score: float
-    worst_at: str
-    reason: str
-    causes: list[Cause]
-    model_version: str
-
     kind: HealthKind
     channel: str | None
     status: Literal["open", "closed"]
