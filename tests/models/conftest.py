@@ -19,7 +19,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for the pump's channels, trained once."""
     spec = parse_spec((ROOT / "tests/data/pump.toml").read_text())
     out = tmp_path_factory.mktemp("models") / "pump"
-    readings = simulated_readings(spec, seed=1)
+    readings = simulated_readings(spec, seed=1, machines=4)
     return train(spec, readings, out, training_date="2026-01-31").path
 
 

@@ -26,6 +26,7 @@ def readings_of(values: list[np.ndarray]) -> MachineReadings:
         starts=np.cumsum([0, *sizes]),
         times_us=np.concatenate(times_us),
         values=np.concatenate(values),
+        impossible=np.zeros((sum(sizes), values[0].shape[1]), np.bool_),
         categories={},
         rows=np.arange(sum(sizes)),
     )

@@ -128,6 +128,7 @@ def test_infinite_and_impossible_readings_count_as_missing_and_it_is_said(
     )
     readings = machine_readings(recording_of(frame, spec, "frame"), spec)
     np.testing.assert_array_equal(readings.values, [[np.nan, 3, 5], [np.nan, 4, 6]])
+    assert readings.impossible.tolist() == [[True, False, False]] * 2
     assert readings.notes == (
         "flow: 2 of 2 readings are infinite or outside the physical range and count as missing",
     )

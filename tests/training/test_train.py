@@ -33,6 +33,7 @@ def first_rows(readings: MachineReadings, rows: int) -> MachineReadings:
         starts=np.append(readings.starts[:machines], rows),
         times_us=readings.times_us[:rows],
         values=readings.values[:rows],
+        impossible=readings.impossible[:rows],
         rows=readings.rows[:rows],
     )
 
@@ -49,7 +50,7 @@ def spec() -> ChannelSpec:
 
 @pytest.fixture(scope="module")
 def readings(spec: ChannelSpec) -> MachineReadings:
-    return simulated_readings(spec, seed=1)
+    return simulated_readings(spec, seed=1, machines=20)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def result(
     spec: ChannelSpec, readings: MachineReadings, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainingResult:
     out = tmp_path_factory.mktemp("models") / "pump"
-    return train(spec, readings, out, training_date=DATE, contamination=0.002)
+    return train(spec, readings, out, training_date=DATE)
 
 
 def test_the_written_bundle_loads_and_carries_what_was_learned(
@@ -70,15 +71,15 @@ def test_the_written_bundle_loads_and_carries_what_was_learned(
     features = features[scored]
     scores = bundle.model(features)
     scoring = bundle.scoring
-    assert (scores < scoring.threshold).mean() == pytest.approx(0.002, abs=1e-5)
-    assert result.flagged_share == pytest.approx(0.002, abs=1e-5)
+    assert (scores < scoring.threshold).mean() == pytest.approx(0.001, abs=1e-5)
+    assert result.flagged_share == pytest.approx(0.001, abs=1e-5)
     np.testing.assert_allclose(scoring.expected, np.median(features, axis=0), rtol=1e-5)
     low, high = np.quantile(features, [0.01, 0.99], axis=0)
     assert (scoring.spread >= (high - low) / 4.65 * (1 - 1e-5)).all()
     np.testing.assert_allclose(
         scoring.score_quantiles, np.quantile(scores, np.linspace(0, 1, 1001)), atol=1e-6
     )
-    assert scoring.confidence(scoring.threshold) == pytest.approx(0.998, abs=2e-4)
+    assert scoring.confidence(scoring.threshold) == pytest.approx(0.999, abs=2e-4)
 
 
 def test_the_model_carries_its_metadata_inside(result: TrainingResult, spec: ChannelSpec) -> None:
@@ -86,12 +87,12 @@ def test_the_model_carries_its_metadata_inside(result: TrainingResult, spec: Cha
     manifest = tomllib.loads((result.path / "model.toml").read_text())
     assert props["version"] == "1.0.0"
     assert props["training_date"] == DATE
-    assert props["contamination"] == "0.002"
+    assert props["contamination"] == "0.001"
     assert json.loads(props["features"]) == list(spec.feature_names)
     assert props["author"] == manifest["metadata"]["author"]
     assert props["description"] == manifest["metadata"]["description"]
     content = (result.path / "model.onnx").read_bytes()
-    assert manifest["sha256"] == hashlib.sha256(content).hexdigest()
+    assert manifest["sha256"]["model"] == hashlib.sha256(content).hexdigest()
     assert manifest["training"]["rows"] == result.rows
     assert len(manifest["golden"]) == 8
 
@@ -99,8 +100,8 @@ def test_the_model_carries_its_metadata_inside(result: TrainingResult, spec: Cha
 def test_the_same_training_writes_the_same_bytes(
     spec: ChannelSpec, readings: MachineReadings, result: TrainingResult, tmp_path: Path
 ) -> None:
-    again = train(spec, readings, tmp_path, training_date=DATE, contamination=0.002)
-    for name in ("model.onnx", "model.toml"):
+    again = train(spec, readings, tmp_path, training_date=DATE)
+    for name in ("model.onnx", "model.toml", "baselines.npz"):
         assert (again.path / name).read_bytes() == (result.path / name).read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from worker.cli.channels import read_spec
+from worker.core.detection.detector import BUDGET
 from worker.core.errors import ConfigError
-from worker.training import CONTAMINATION
 
 
 def register(app: typer.Typer) -> None:
@@ -34,9 +35,10 @@ def train_command(
     version: Annotated[
         str | None, typer.Option(help="Such as 1.2.0; default: the next minor version.")
     ] = None,
-    contamination: Annotated[
-        float, typer.Option(min=1e-5, max=0.5, help="Share of the training readings to flag.")
-    ] = CONTAMINATION,
+    budget: Annotated[
+        float,
+        typer.Option(min=1e-6, help="False episodes per machine and day that are tolerated."),
+    ] = BUDGET,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 2026,
     training_date: Annotated[
         str | None, typer.Option(help="Date to record, YYYY-MM-DD; default: today (UTC).")
@@ -74,8 +76,9 @@ def train_command(
             out,
             training_date=date,
             version=version,
-            contamination=contamination,
+            budget=budget,
             seed=seed,
+            workers=os.cpu_count() or 1,
             on_progress=lambda share: progress.update(task, completed=share),
         )
     table = Table(title=f"{spec.name} {result.path.name}", show_header=False)

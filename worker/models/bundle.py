@@ -1,7 +1,7 @@
 """Finding, checking and opening model bundles.
 
-A bundle is a folder ``models/<name>/<version>/`` with ``model.onnx`` and
-``model.toml``. Nothing in it is used before every check of ``manifest.py`` and
+A bundle is a folder ``models/<name>/<version>/`` with ``model.onnx``, ``baselines.npz``
+and ``model.toml``. Nothing in it is used before every check of ``manifest.py`` and
 ``verify.py`` has passed.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,22 +18,30 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from worker.core.channels import ChannelSpec
+from worker.core.detection.baselines import Baselines
 from worker.core.errors import BundleError
 from worker.core.scoring import Scoring
-from worker.models.manifest import MODEL_NAME, Manifest, read_manifest, versions_in
+from worker.models.manifest import (
+    BASELINES_NAME,
+    MODEL_NAME,
+    Manifest,
+    read_manifest,
+    versions_in,
+)
 from worker.models.verify import (
     check_golden,
     check_metadata,
     check_signature,
     open_session,
-    read_model,
+    read_file,
+    unpack_baselines,
 )
 
 _REFERENCE = re.compile(r"(?P<name>[a-z][a-z0-9-]*)(/(?P<version>\d+(\.\d+){0,3}))?")
 
 
 class OnnxModel:
-    """A :data:`worker.core.scoring.Model` on an onnxruntime session."""
+    """The isolation forest on an onnxruntime session."""
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
@@ -59,6 +68,11 @@ class Bundle:
     Attributes:
         name, version: as in ``models/<name>/<version>``; the name is the spec's.
         model: features (n, F) float32 to scores (n,) float32.
+        expected: (F,) training median of each feature.
+        baselines: what training learned of each machine.
+        fingerprint: CRC-32 of the baselines' file, never 0: what a machine's state refers to.
+        budget: false episodes per machine and day that are tolerated.
+        threshold: an expert's own anomaly score instead of what follows from the budget.
         framework: what runs the model, such as ``onnxruntime 1.32.0``.
         path: folder that it was loaded from.
     """
@@ -66,8 +80,12 @@ class Bundle:
     name: str
     version: str
     spec: ChannelSpec
-    scoring: Scoring
     model: OnnxModel
+    expected: NDArray[np.float64]
+    baselines: Baselines
+    fingerprint: int
+    budget: float
+    threshold: float | None
     manifest: Manifest
     framework: str
     path: Path
@@ -75,7 +93,18 @@ class Bundle:
     @property
     def model_version(self) -> str:
         """``name/version``, as anomalies carry it."""
-        return self.scoring.version
+        return f"{self.name}/{self.version}"
+
+    @property
+    def scoring(self) -> Scoring:
+        """What scoring by the forest alone goes by."""
+        return Scoring(
+            version=self.model_version,
+            threshold=self.manifest.forest_threshold,
+            expected=self.expected,
+            spread=np.array([f.spread for f in self.manifest.feature]),
+            score_quantiles=np.array(self.manifest.score_quantiles),
+        )
 
     @property
     def metadata(self) -> dict[str, str | float]:
@@ -139,24 +168,23 @@ def load_bundle(
     folder = find_bundle(os.fspath(reference), models_dir)
     manifest, spec = read_manifest(folder)
     path = folder / MODEL_NAME
-    session = open_session(read_model(folder, manifest), path, threads or os.cpu_count() or 1)
+    content = read_file(folder, MODEL_NAME, manifest.sha256.model)
+    session = open_session(content, path, threads or os.cpu_count() or 1)
     check_signature(session, len(manifest.feature), path)
     check_metadata(session, manifest, path)
     model = OnnxModel(session)
     check_golden(model, manifest, path)
-    scoring = Scoring(
-        version=f"{spec.name}/{manifest.version}",
-        threshold=manifest.threshold,
-        expected=np.array([f.expected for f in manifest.feature]),
-        spread=np.array([f.spread for f in manifest.feature]),
-        score_quantiles=np.array(manifest.score_quantiles),
-    )
+    content = read_file(folder, BASELINES_NAME, manifest.sha256.baselines)
     return Bundle(
         name=spec.name,
         version=manifest.version,
         spec=spec,
-        scoring=scoring,
         model=model,
+        expected=np.array([f.expected for f in manifest.feature]),
+        baselines=unpack_baselines(content, spec, folder / BASELINES_NAME),
+        fingerprint=zlib.crc32(content) or 1,
+        budget=manifest.budget,
+        threshold=manifest.threshold,
         manifest=manifest,
         framework=f"onnxruntime {ort.__version__}",
         path=folder,

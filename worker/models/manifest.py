@@ -1,6 +1,6 @@
 """The manifest of a model bundle, ``model.toml``: its keys, reading and validation.
 
-Owns the file's format. Whether the ONNX model beside it fits is checked in
+Owns the file's format. Whether the files beside it fit is checked in
 ``verify.py``. docs/bundles.md describes every key.
 """
 
@@ -19,7 +19,8 @@ from worker.core.errors import BundleError, ConfigError
 
 MANIFEST_NAME = "model.toml"
 MODEL_NAME = "model.onnx"
-FORMAT: Literal[1] = 1
+BASELINES_NAME = "baselines.npz"
+FORMAT: Literal[2] = 2
 
 _VERSION = re.compile(r"\d+(\.\d+){0,3}")
 
@@ -27,12 +28,19 @@ Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Version = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+){0,3}$")]
 
 
+class Digests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The sha256 of the files beside the manifest."""
+
+    model: Sha256
+    baselines: Sha256
+
+
 class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who trained the model, when and how; the same is inside ``model.onnx``.
 
     Attributes:
         training_date: UTC date as ``YYYY-MM-DD``.
-        contamination: share of the training readings below the threshold.
+        contamination: share of the training readings that are anomalies to the bundle.
     """
 
     author: str
@@ -48,6 +56,7 @@ class TrainingData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         source: the file, folder or simulation that the readings came from.
         rows: number of readings.
         start, end: event time of the first and last reading, RFC 3339.
+        interval_s: median time between two readings of a machine.
         seed: of the forest.
     """
 
@@ -56,11 +65,12 @@ class TrainingData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machines: int
     start: str
     end: str
+    interval_s: float
     seed: int
 
 
 class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model input; ``expected`` is its training median, ``spread`` its robust sd."""
+    """One model input; ``expected`` is its training median, which stands in where it is missing."""
 
     name: str
     expected: float
@@ -75,28 +85,30 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: list[float]
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``model.toml``, in the order in which it is written.
 
     Attributes:
         format: version of this layout.
-        sha256: of ``model.onnx``.
-        threshold: scores below it are anomalies.
-        score_quantiles: training scores at evenly spaced probabilities 0 to 1.
+        budget: false episodes per machine and day that are tolerated; gives the threshold.
+        threshold: an expert's own, instead: anomaly scores below it are anomalies.
+        sha256: of the two other files.
         spec: the channel specification as :meth:`ChannelSpec.to_dict` gives it.
         feature: the model's inputs in order.
     """
 
-    format: Literal[1]
+    format: Literal[2]
     version: Version
-    sha256: Sha256
-    threshold: float
-    score_quantiles: Annotated[list[float], msgspec.Meta(min_length=2)]
+    budget: float
+    sha256: Digests
     metadata: Metadata
     training: TrainingData
     spec: dict[str, Any]
     feature: list[Feature]
+    forest_threshold: float
+    score_quantiles: list[float]
     golden: Annotated[list[Golden], msgspec.Meta(min_length=1)]
+    threshold: float | None = None
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, ChannelSpec]:
@@ -110,13 +122,19 @@ def read_manifest(folder: Path) -> tuple[Manifest, ChannelSpec]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BundleError(
-            f"{path} does not exist; give a folder with {MODEL_NAME} and {MANIFEST_NAME}, "
+            f"{path} does not exist; give a folder with {MODEL_NAME}, {BASELINES_NAME} and "
+            f"{MANIFEST_NAME}, "
             "or train one with: driftdetector train."
         ) from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}; fix its access.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is not valid TOML: {error}; restore or retrain it.") from error
+    if data.get("format") == 1:
+        raise BundleError(
+            f"{path} is of format 1, which has no baselines of the machines; train the bundle "
+            "anew with: driftdetector train."
+        )
     try:
         manifest = msgspec.convert(data, Manifest)
         spec = spec_from_dict(manifest.spec, f"{path}: spec")
@@ -171,19 +189,14 @@ def _check_numbers(manifest: Manifest, path: Path) -> None:
                 f"{path}: expected of feature {feature.name!r} is {feature.expected}, "
                 "not a finite number; retrain the bundle."
             )
-        if not (math.isfinite(feature.spread) and feature.spread > 0):
-            raise BundleError(
-                f"{path}: spread of feature {feature.name!r} is {feature.spread}; it must be "
-                "positive and finite; retrain the bundle."
-            )
-    if not -1.0 < manifest.threshold <= 1.0:
+    if not (math.isfinite(manifest.budget) and manifest.budget > 0):
+        raise BundleError(
+            f"{path}: budget {manifest.budget} is not a positive number of false episodes per "
+            "machine and day; retrain the bundle."
+        )
+    if manifest.threshold is not None and not -1.0 < manifest.threshold <= 1.0:
         raise BundleError(
             f"{path}: threshold {manifest.threshold} is outside (-1, 1]; retrain the bundle."
-        )
-    quantiles = manifest.score_quantiles
-    if not all(map(math.isfinite, quantiles)) or sorted(quantiles) != quantiles:
-        raise BundleError(
-            f"{path}: score_quantiles must be finite and ascending; retrain the bundle."
         )
     for i, golden in enumerate(manifest.golden):
         if len(golden.features) != len(manifest.feature):

@@ -58,8 +58,8 @@ class MachineReadings:
         machine_ids: K ids, ascending.
         starts: (K + 1,) machine k has the rows from ``starts[k]`` to ``starts[k + 1]``.
         times_us: (n,) event times, epoch microseconds.
-        values: (n, C) readings of the continuous channels, NaN where missing, infinite or
-            outside their physical range.
+        values: (n, C) readings of the continuous channels, NaN where missing or impossible.
+        impossible: (n, C) where a reading was infinite or outside its physical range.
         categories: n values or None for each other channel that was recorded.
         rows: (n,) where each reading stood in the recording.
         notes: what a person should know about them, a sentence each.
@@ -70,6 +70,7 @@ class MachineReadings:
     starts: NDArray[np.int64]
     times_us: NDArray[np.int64]
     values: NDArray[np.float64]
+    impossible: NDArray[np.bool_]
     categories: dict[str, Sequence[str | None]]
     rows: NDArray[np.int64]
     notes: tuple[str, ...] = ()
@@ -96,7 +97,8 @@ def read_recording(path: Path, spec: ChannelSpec, option: str = "--data") -> Rec
         ConfigError: naming file, row and column of the first thing that cannot be read.
     """
     files = _files(path, option)
-    parts = [recording_of(_load(file, spec, option), spec, str(file)) for file in files]
+    known = [*KEYS, *(c.name for c in spec.channels)]
+    parts = [recording_of(load_columns(file, known, option), spec, str(file)) for file in files]
     notes = dict.fromkeys(note for part in parts for note in part.notes)
     frame = pl.concat([part.frame for part in parts], how="diagonal")
     return Recording(path.name, frame, tuple(notes))
@@ -140,6 +142,7 @@ def machine_readings(recording: Recording, spec: ChannelSpec) -> MachineReadings
     ordered = usable.sort("machine_id", "timestamp", maintain_order=True)
     raw = np.array(ordered.select(c.name for c in spec.continuous).to_numpy(), order="C")
     values = mask_impossible(spec, raw)
+    impossible = np.isnan(values) & ~np.isnan(raw)
     lengths = ordered.group_by("machine_id", maintain_order=True).len()
     readings = MachineReadings(
         source=recording.source,
@@ -147,6 +150,7 @@ def machine_readings(recording: Recording, spec: ChannelSpec) -> MachineReadings
         starts=np.concatenate([[0], lengths["len"].to_numpy().cumsum()]).astype(np.int64),
         times_us=ordered["timestamp"].dt.epoch("us").to_numpy(writable=True),
         values=values,
+        impossible=impossible,
         categories={
             c.name: ordered[c.name].to_list()
             for c in spec.channels
@@ -159,8 +163,7 @@ def machine_readings(recording: Recording, spec: ChannelSpec) -> MachineReadings
         notes.append(f"rows without machine_id or timestamp, left out: {left_out:,}")
     if unsorted := _out_of_order(usable):
         notes.append(f"rows older than the one before of their machine, sorted: {unsorted:,}")
-    masked = (~np.isnan(raw) & np.isnan(values)).sum(axis=0)
-    for channel, count in zip(spec.continuous, masked.tolist(), strict=True):
+    for channel, count in zip(spec.continuous, impossible.sum(axis=0).tolist(), strict=True):
         if count:
             notes.append(
                 f"{channel.name}: {count:,} of {len(raw):,} readings are infinite or outside "
@@ -190,6 +193,7 @@ def without_repeats(readings: MachineReadings) -> MachineReadings:
         starts=np.concatenate([[0], counts.cumsum()]).astype(np.int64),
         times_us=readings.times_us[kept],
         values=values[kept],
+        impossible=readings.impossible[kept],
         categories={
             name: [column[i] for i in kept.tolist()] for name, column in readings.categories.items()
         },
@@ -198,7 +202,9 @@ def without_repeats(readings: MachineReadings) -> MachineReadings:
     )
 
 
-def simulated_readings(spec: ChannelSpec, seed: int) -> MachineReadings:
+def simulated_readings(
+    spec: ChannelSpec, seed: int, machines: int = SIMULATED_MACHINES
+) -> MachineReadings:
     """Readings of healthy simulated machines over thirty windows, six a pane.
 
     At least thirty hours, so that each hour of the day has been seen.
@@ -208,7 +214,7 @@ def simulated_readings(spec: ChannelSpec, seed: int) -> MachineReadings:
     simulator = Simulator(
         spec,
         start_us=SIMULATION_START_US,
-        machines=SIMULATED_MACHINES,
+        machines=machines,
         interval_s=interval_s,
         seed=seed,
         faults=FaultRates.none(),
@@ -221,7 +227,7 @@ def simulated_readings(spec: ChannelSpec, seed: int) -> MachineReadings:
     )
     hours = length_us // (3600 * US_PER_S)
     source = (
-        f"simulation of {SIMULATED_MACHINES} healthy machines over {hours} hours, "
+        f"simulation of {machines} healthy machines over {hours} hours, "
         f"an event each {interval_s:g} s, seed {seed}"
     )
     return machine_readings(recording_of(frame, spec, source), spec)
@@ -239,9 +245,12 @@ def _files(path: Path, option: str) -> list[Path]:
     return files
 
 
-def _load(file: Path, spec: ChannelSpec, option: str) -> pl.DataFrame:
-    """The columns of a file that the specification knows, as they stand there."""
-    known = {*KEYS, *(c.name for c in spec.channels)}
+def load_columns(file: Path, known: Sequence[str], option: str) -> pl.DataFrame:
+    """Those columns of a CSV or Parquet file that are known, as they stand there.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     try:
         if file.name.lower().endswith(".parquet"):
             schema = pl.read_parquet_schema(file)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +19,18 @@ import tomli_w
 from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 
-from worker.core.channels import ChannelSpec
+from worker.core.channels import US_PER_S, ChannelSpec
+from worker.core.detection.detector import BUDGET
 from worker.core.errors import BundleError, ConfigError
 from worker.core.features import features_of
 from worker.core.messages import format_time_us
 from worker.models.bundle import OnnxModel, load_bundle
 from worker.models.manifest import (
+    BASELINES_NAME,
     FORMAT,
     MANIFEST_NAME,
     MODEL_NAME,
+    Digests,
     Feature,
     Golden,
     Manifest,
@@ -35,10 +38,12 @@ from worker.models.manifest import (
     TrainingData,
     versions_in,
 )
-from worker.models.verify import metadata_props, open_session
+from worker.models.verify import metadata_props, open_session, pack_baselines
 from worker.training import CONTAMINATION
 from worker.training.export import to_onnx
+from worker.training.fit import fit
 from worker.training.readings import MachineReadings, without_repeats
+from worker.training.window import interval_us, window_for
 
 TREES = 100
 MAX_SAMPLES = 256
@@ -80,8 +85,9 @@ def train(
     *,
     training_date: str,
     version: str | None = None,
-    contamination: float = CONTAMINATION,
+    budget: float = BUDGET,
     seed: int = 7,
+    workers: int = 1,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> TrainingResult:
     """Train a bundle and write it to ``out/<version>/``; same arguments, same bytes.
@@ -91,7 +97,8 @@ def train(
         out: folder of the bundle's versions.
         training_date: UTC, ``YYYY-MM-DD``.
         version: default: the next minor version, ``1.0.0`` at first.
-        contamination: share of the training readings to flag.
+        budget: false episodes per machine and day that are tolerated.
+        workers: processes to use.
         on_progress: called with the share that is done.
 
     Raises:
@@ -103,27 +110,36 @@ def train(
     if target.exists():
         raise ConfigError(f"--version: {target} exists already; choose another or remove it.")
     readings = without_repeats(readings)
+    if spec.window is None:
+        spec = spec.with_window(window_for(readings))
     inputs = _features(spec, readings)
+    fitted = fit(
+        spec,
+        readings,
+        seed=seed,
+        workers=workers,
+        on_progress=lambda share: on_progress(0.7 * share),
+    )
+    baselines = pack_baselines(fitted.baselines)
     features = inputs.astype(np.float64)
-    on_progress(0.1)
     forest = IsolationForest(n_estimators=TREES, max_samples=MAX_SAMPLES, random_state=seed)
     forest.fit(inputs)
-    on_progress(0.3)
-    scores = _score(to_onnx(forest, {}), inputs, lambda share: on_progress(0.3 + 0.6 * share))
+    scores = _score(to_onnx(forest, {}), inputs, lambda share: on_progress(0.7 + 0.3 * share))
     parity = _parity(forest, inputs, scores)
-    threshold = round(float(np.quantile(scores, contamination)), 6)
+    threshold = round(float(np.quantile(scores, CONTAMINATION)), 6)
 
     manifest = Manifest(
         format=FORMAT,
         version=version,
-        sha256="0" * 64,
-        threshold=threshold,
+        budget=budget,
+        sha256=Digests(model="0" * 64, baselines=hashlib.sha256(baselines).hexdigest()),
+        forest_threshold=threshold,
         score_quantiles=np.quantile(scores, np.linspace(0, 1, QUANTILES)).round(6).tolist(),
         metadata=Metadata(
             author=AUTHOR,
             description=f"Isolation forest of {TREES} trees for {spec.name}",
             training_date=training_date,
-            contamination=contamination,
+            contamination=CONTAMINATION,
         ),
         training=_described(readings, len(inputs), seed),
         spec=spec.to_dict(),
@@ -131,8 +147,12 @@ def train(
         golden=_golden(inputs, scores),
     )
     content = to_onnx(forest, metadata_props(manifest))
-    digest = hashlib.sha256(content).hexdigest()
-    write_bundle(target, content, msgspec.structs.replace(manifest, sha256=digest))
+    digests = msgspec.structs.replace(manifest.sha256, model=hashlib.sha256(content).hexdigest())
+    write_bundle(
+        target,
+        {MODEL_NAME: content, BASELINES_NAME: baselines},
+        msgspec.structs.replace(manifest, sha256=digests),
+    )
     on_progress(1.0)
     return TrainingResult(
         path=target,
@@ -154,8 +174,8 @@ def next_version(known: list[str]) -> str:
     return f"{parts[0]}.{int(parts[1]) + 1}.0"
 
 
-def write_bundle(target: Path, content: bytes, manifest: Manifest) -> None:
-    """Write a bundle's two files, load them as a worker would, then put them in place.
+def write_bundle(target: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
+    """Write a bundle's files and manifest, load them as a worker would, then put them in place.
 
     Raises:
         BundleError: a worker would refuse the bundle; nothing is left at ``target``.
@@ -164,7 +184,8 @@ def write_bundle(target: Path, content: bytes, manifest: Manifest) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
         new = Path(folder) / "bundle"
         new.mkdir()
-        (new / MODEL_NAME).write_bytes(content)
+        for name, content in files.items():
+            (new / name).write_bytes(content)
         text = tomli_w.dumps(msgspec.to_builtins(manifest))
         (new / MANIFEST_NAME).write_text(text, encoding="utf-8")
         load_bundle(new, target.parent)
@@ -178,6 +199,7 @@ def _described(readings: MachineReadings, rows: int, seed: int) -> TrainingData:
         machines=len(readings.machine_ids),
         start=format_time_us(int(readings.times_us.min())),
         end=format_time_us(int(readings.times_us.max())),
+        interval_s=(interval_us(readings) or 0.0) / US_PER_S,
         seed=seed,
     )
 
