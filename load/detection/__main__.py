@@ -10,13 +10,12 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from load.detection import report
-from load.detection.campaign import DETECTORS, make_cases, run, summarise
+from load.detection.campaign import DETECTORS, PRODUCT, make_cases, run, summarise
 from load.detection.public import data_folder
 from worker.core.errors import DriftDetectorError
 
 SETS = ("ai4i", "skab", "nab", "fleets", "simulator")
 PUBLIC = ("ai4i", "skab", "nab")
-PRODUCT = "driftdetector"
 BUILD = Path("build/bench-detection.json")
 
 app = typer.Typer(add_completion=False)

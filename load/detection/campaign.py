@@ -13,17 +13,21 @@ from load.detection import metrics, nab
 from load.detection.cases import Case
 from load.detection.detectors import CLOSING_ROWS, SIMPLE, Detections, Detector
 from load.detection.fleets import FLEETS, fleet_cases
-from load.detection.public import ai4i_cases, nab_cases, skab_cases
+from load.detection.product import DriftDetector
+from load.detection.public import NabTruth, ai4i_cases, nab_cases, skab_cases
 from load.detection.simulated import plant_cases, plants
 
 PROCESSES = 2
-DETECTORS: dict[str, Callable[[], Detector]] = dict(SIMPLE)
+PRODUCT = "driftdetector"
+DETECTORS: dict[str, Callable[[], Detector]] = {**SIMPLE, PRODUCT: DriftDetector}
 
 BUDGET = 0.1
 """False episodes per machine and day: the default of training."""
 BUDGETS = {"fleet": 0.01, "simulator": 0.01}
 """Sets with so many quiet machine-days that a smaller one can be measured."""
 NAB_THRESHOLDS = 200
+NAB_BUDGETS = tuple(10.0 ** np.arange(-3.0, 1.6, 0.25))
+"""What is swept on NAB, for the product: its budget; for other detectors, their score."""
 
 
 class Result(NamedTuple):
@@ -73,7 +77,11 @@ def judge(name: str, case: Case) -> metrics.Outcome:
     """Let one detector learn and judge one case."""
     detector = DETECTORS[name]()
     detector.fit(case.spec, case.train, seed=1)
-    return metrics.judge(case, detector.detect(case.test, budget_of(case)))
+    outcome = metrics.judge(case, detector.detect(case.test, budget_of(case)))
+    if isinstance(case.extra, NabTruth) and name == PRODUCT:
+        swept = (detector.detect(case.test, budget) for budget in NAB_BUDGETS)
+        return outcome._replace(swept=tuple(_opened_rows(case, found) for found in swept))
+    return outcome
 
 
 def run(
@@ -122,26 +130,32 @@ def nab_measures(outcomes: Sequence[metrics.Outcome]) -> dict[str, float]:
     truths = [o.case.extra for o in outcomes]
     own = nab.normalised_score(truths, [_opened_rows(o.case, o.detections) for o in outcomes])
     swept = [nab.normalised_score(truths, rows) for rows in _candidates(outcomes)]
-    return {"nab_score": own, "nab_swept_score": max(swept)}
+    found = {"nab_score": own, "nab_swept_score": max(swept)}
+    if outcomes[0].swept:
+        found["nab_best_budget"] = NAB_BUDGETS[int(np.argmax(swept))]
+    return found
 
 
-def _candidates(outcomes: Sequence[metrics.Outcome]) -> Iterator[list[list[int]]]:
+def _candidates(outcomes: Sequence[metrics.Outcome]) -> Iterator[list[tuple[int, ...]]]:
     """What would be detected in each series, at one threshold after the other."""
+    if outcomes[0].swept:
+        yield from ([o.swept[k] for o in outcomes] for k in range(len(NAB_BUDGETS)))
+        return
     scores = [np.nan_to_num(o.detections.anomaly_score, nan=np.inf) for o in outcomes]
     shares = np.logspace(-5.0, -0.5, NAB_THRESHOLDS)
     for threshold in np.unique(np.quantile(np.concatenate(scores), shares)):
         yield [
-            [o.case.extra.probation + row for row in nab.openings(own, threshold, CLOSING_ROWS)]
+            tuple(o.case.extra.probation + r for r in nab.openings(own, threshold, CLOSING_ROWS))
             for o, own in zip(outcomes, scores, strict=True)
         ]
 
 
-def _opened_rows(case: Case, detections: Detections) -> list[int]:
+def _opened_rows(case: Case, detections: Detections) -> tuple[int, ...]:
     """Rows of the whole series at which episodes opened."""
     row_of: dict[int, int] = {}
     for row, time_us in enumerate(case.test.times_us.tolist()):
         row_of.setdefault(time_us, row)
-    return [case.extra.probation + row_of[e.opened_us] for e in detections.episodes]
+    return tuple(case.extra.probation + row_of[e.opened_us] for e in detections.episodes)
 
 
 def as_row(result: Result) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from load.detection.cases import (
 )
 from worker.core.channels import ChannelSpec
 
-CLOSING_ROWS = 5
-"""Episodes of the detectors below bridge so many readings that look normal."""
+CLOSING_ROWS = LONG_SCALE_ROWS // 4
+"""Episodes bridge so many readings that look normal."""
 
 
 class Episode(NamedTuple):

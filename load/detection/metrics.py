@@ -40,6 +40,8 @@ class Outcome(NamedTuple):
         right, false, beside: episodes that found an event; in quiet time; and neither.
         quiet_days: machine-days of quiet time.
         by_sensors: machine episodes that opened while a sensor was faulty.
+        swept: rows at which episodes opened, at one budget after the other; empty where it is
+            the score that is swept.
     """
 
     case: Case
@@ -50,6 +52,7 @@ class Outcome(NamedTuple):
     beside: int
     quiet_days: float
     by_sensors: int
+    swept: tuple[tuple[int, ...], ...] = ()
 
 
 def judge(case: Case, detections: Detections) -> Outcome:

@@ -20,18 +20,18 @@ def test_every_detector_is_run_on_every_case_and_both_halves_are_reported(
     cases: list[Case], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[tuple[int, int]] = []
-    outcomes = run(cases, ["flag all", "rolling z-score"], lambda *done: seen.append(done))
+    outcomes = run(cases, ["flag all", "driftdetector"], lambda *done: seen.append(done))
     assert seen[-1] == (4, 4)
     results = [r for (group, name), own in outcomes.items() for r in summarise(group, name, own)]
     assert [(r.detector, r.role) for r in results] == [
         (name, part)
-        for name in ("flag all", "rolling z-score")
+        for name in ("flag all", "driftdetector")
         for part in ("all", "confirm", "learn")
     ]
-    report.show(results, "rolling z-score")
-    assert "rolling z-score" in capsys.readouterr().out
+    report.show(results, "driftdetector")
+    assert "driftdetector" in capsys.readouterr().out
     path = tmp_path / "bench.json"
-    report.write(results, "rolling z-score", path)
+    report.write(results, "driftdetector", path)
     written = json.loads(path.read_text())
     assert 0.0 <= written["fleet_iid_caught_ratio"] <= 1.0
     assert len(written["rows"]) == 6

@@ -1,0 +1,88 @@
+"""DriftDetector as a detector: what training learns, and what detection then says."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from load.detection.cases import Frame, runs
+from load.detection.detectors import CLOSING_ROWS, Detections, Episode, bridged, rank_channels
+from worker.core.channels import ChannelSpec
+from worker.core.detection.detector import Detector, Scores, signals_of
+from worker.core.features import mask_impossible
+from worker.core.table import MachineTable
+from worker.training.fit import fit
+from worker.training.readings import MachineReadings, machine_readings, recording_of
+
+
+class DriftDetector:
+    """See :class:`load.detection.detectors.Detector`."""
+
+    def fit(self, spec: ChannelSpec, train: Frame, seed: int) -> None:
+        """Learn baselines and the forest."""
+        self._spec = spec
+        self._fitted = fit(spec, _readings(spec, train), seed=seed)
+
+    def detect(self, test: Frame, budget: float) -> Detections:
+        """See :class:`load.detection.detectors.Detector`."""
+        scores = self.scores(test, budget)
+        abnormal = scores.anomaly_score < scores.threshold
+        names = [channel.name for channel in self._spec.continuous]
+        shares = self._by_channel(scores.contributions)
+        tops: list[tuple[str, ...]] = [()] * len(abnormal)
+        for row, top in rank_channels(shares, names, np.flatnonzero(abnormal)).items():
+            tops[row] = top
+        episodes = []
+        for machine, rows in test.by_machine().items():
+            for first, last in runs(bridged(abnormal[rows], CLOSING_ROWS)):
+                own = rows[first : last + 1]
+                span = int(test.times_us[own[0]]), int(test.times_us[own[-1]])
+                order = np.argsort(-shares[own[abnormal[own]]].mean(axis=0), kind="stable")
+                episodes.append(Episode(machine, *span, tuple(names[c] for c in order)))
+        episodes.sort(key=lambda episode: (episode.opened_us, episode.machine_id))
+        return Detections(scores.anomaly_score, scores.threshold, abnormal, tops, episodes)
+
+    def scores(self, test: Frame, budget: float) -> Scores:
+        """Scores of readings in order, by machines whose state is fresh."""
+        forest = self._fitted.forest
+
+        def model(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+            assert forest is not None
+            return np.asarray(forest.score_samples(inputs), np.float32)
+
+        detector = Detector(
+            self._fitted.baselines, None if forest is None else model, budget=budget
+        )
+        signals = signals_of(self._spec, mask_impossible(self._spec, test.values))
+        names, machines = np.unique(test.machine_ids, return_inverse=True)
+        lengths = {"channel": test.values.shape[1], "signal": signals.shape[1]}
+        table = MachineTable(detector.fields, lengths, len(names))
+        rows = np.arange(len(names))
+        table.reset(rows)
+        detector.begin(table, rows, names.tolist())
+        never = np.zeros(len(signals), np.bool_)
+        return detector.score(table, machines, test.times_us, signals, never, never)
+
+    def _by_channel(self, contributions: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(n, D) -> (n, C): a derived signal's goes to its operands, in proportion to theirs."""
+        channels = len(self._spec.continuous)
+        own = contributions[:, :channels].astype(np.float64) + 1e-9
+        shares = own.copy()
+        for d, (a, b) in enumerate(self._spec.operands):
+            part = contributions[:, channels + d] / (own[:, a] + own[:, b])
+            shares[:, a] += part * own[:, a]
+            shares[:, b] += part * own[:, b]
+        return shares
+
+
+def _readings(spec: ChannelSpec, frame: Frame) -> MachineReadings:
+    columns = {c.name: frame.values[:, i] for i, c in enumerate(spec.continuous)}
+    table = pl.DataFrame(
+        {
+            "machine_id": pl.Series(frame.machine_ids.tolist(), dtype=pl.String),
+            "timestamp": frame.times_us,
+            **columns,
+        }
+    )
+    return machine_readings(recording_of(table, spec, "benchmark"), spec)
