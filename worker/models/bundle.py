@@ -18,9 +18,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from worker.core.channels import ChannelSpec
+from worker.core.codes import CodeBook
 from worker.core.detection.baselines import Baselines
 from worker.core.errors import BundleError
+from worker.core.health import HealthProfile
 from worker.core.scoring import Scoring
+from worker.models.learned import unpack
 from worker.models.manifest import (
     BASELINES_NAME,
     MODEL_NAME,
@@ -34,7 +37,6 @@ from worker.models.verify import (
     check_signature,
     open_session,
     read_file,
-    unpack_baselines,
 )
 
 _REFERENCE = re.compile(r"(?P<name>[a-z][a-z0-9-]*)(/(?P<version>\d+(\.\d+){0,3}))?")
@@ -70,7 +72,9 @@ class Bundle:
         model: features (n, F) float32 to scores (n,) float32.
         expected: (F,) training median of each feature.
         baselines: what training learned of each machine.
-        fingerprint: CRC-32 of the baselines' file, never 0: what a machine's state refers to.
+        health: what is usual of each machine's sensors.
+        codes: how rare the machines' own codes were.
+        fingerprint: CRC-32 of ``baselines.npz``, never 0: what a machine's state refers to.
         budget: false episodes per machine and day that are tolerated.
         threshold: an expert's own anomaly score instead of what follows from the budget.
         framework: what runs the model, such as ``onnxruntime 1.32.0``.
@@ -83,6 +87,8 @@ class Bundle:
     model: OnnxModel
     expected: NDArray[np.float64]
     baselines: Baselines
+    health: HealthProfile
+    codes: CodeBook
     fingerprint: int
     budget: float
     threshold: float | None
@@ -175,13 +181,16 @@ def load_bundle(
     model = OnnxModel(session)
     check_golden(model, manifest, path)
     content = read_file(folder, BASELINES_NAME, manifest.sha256.baselines)
+    learned = unpack(content, spec, folder / BASELINES_NAME)
     return Bundle(
         name=spec.name,
         version=manifest.version,
         spec=spec,
         model=model,
         expected=np.array([f.expected for f in manifest.feature]),
-        baselines=unpack_baselines(content, spec, folder / BASELINES_NAME),
+        baselines=learned.baselines,
+        health=learned.health,
+        codes=learned.codes,
         fingerprint=zlib.crc32(content) or 1,
         budget=manifest.budget,
         threshold=manifest.threshold,

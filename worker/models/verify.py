@@ -1,24 +1,19 @@
 """Checks of a bundle's files against its manifest before they may score anything.
 
-Owns the refusals that concern ``model.onnx`` (hash, graph, signature, metadata, golden
-vectors) and ``baselines.npz`` (hash, arrays, shapes). Each is one :class:`BundleError`
-that says what to do.
+Owns the refusals that concern hashes and ``model.onnx``: graph, signature, metadata,
+golden vectors. Each is one :class:`BundleError` that says what to do. Those that concern the
+arrays of ``baselines.npz`` are in ``learned.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from worker.core.channels import ChannelSpec
-from worker.core.detection.baselines import Baselines
 from worker.core.errors import BundleError
 from worker.core.scoring import Model
 from worker.models.manifest import MANIFEST_NAME, Manifest
@@ -46,49 +41,6 @@ def read_file(folder: Path, name: str, sha256: str) -> bytes:
             f"{sha256}; restore all files from the same training."
         )
     return content
-
-
-def pack_baselines(baselines: Baselines) -> bytes:
-    """The content of ``baselines.npz``; the same baselines give the same bytes."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **baselines.to_arrays())
-    return buffer.getvalue()
-
-
-def unpack_baselines(content: bytes, spec: ChannelSpec, path: Path) -> Baselines:
-    """Read what :func:`pack_baselines` gave.
-
-    Raises:
-        BundleError: it is no archive of arrays, or they do not fit each other or the channels.
-    """
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    # What a damaged archive raises depends on where the damage is.
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BundleError(
-            f"{path} cannot be read as an archive of arrays: {reason}; retrain the bundle."
-        ) from error
-    for name, array in arrays.items():
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            raise BundleError(
-                f"{path}: array {name!r} has values that are no numbers; retrain the bundle."
-            )
-    try:
-        baselines = Baselines.from_arrays(arrays)
-    except BundleError as error:
-        raise BundleError(f"{path}: {error}") from error
-    except (ValueError, IndexError) as error:
-        raise BundleError(
-            f"{path}: array 'location' or 'neighbours' has not two dimensions; retrain the bundle."
-        ) from error
-    if baselines.signals_count != len(spec.signals):
-        raise BundleError(
-            f"{path} has baselines of {baselines.signals_count} signals, but the specification in "
-            f"{MANIFEST_NAME} makes {len(spec.signals)}; restore all files from the same training."
-        )
-    return baselines
 
 
 def open_session(content: bytes, path: Path, threads: int) -> ort.InferenceSession:

@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 
 from worker.core.channels import US_PER_S, ChannelSpec
+from worker.core.codes import CodeBook
 from worker.core.detection.detector import BUDGET
 from worker.core.errors import BundleError, ConfigError
 from worker.core.features import features_of
+from worker.core.health import HealthProfile, learn_profile
 from worker.core.messages import format_time_us
 from worker.models.bundle import OnnxModel, load_bundle
+from worker.models.learned import Learned, pack
 from worker.models.manifest import (
     BASELINES_NAME,
     FORMAT,
@@ -38,7 +41,7 @@ from worker.models.manifest import (
     TrainingData,
     versions_in,
 )
-from worker.models.verify import metadata_props, open_session, pack_baselines
+from worker.models.verify import metadata_props, open_session
 from worker.training import CONTAMINATION
 from worker.training.export import to_onnx
 from worker.training.fit import fit
@@ -120,7 +123,7 @@ def train(
         workers=workers,
         on_progress=lambda share: on_progress(0.7 * share),
     )
-    baselines = pack_baselines(fitted.baselines)
+    baselines = pack(Learned(fitted.baselines, _health(readings), _codes(spec, readings)))
     features = inputs.astype(np.float64)
     forest = IsolationForest(n_estimators=TREES, max_samples=MAX_SAMPLES, random_state=seed)
     forest.fit(inputs)
@@ -190,6 +193,16 @@ def write_bundle(target: Path, files: Mapping[str, bytes], manifest: Manifest) -
         (new / MANIFEST_NAME).write_text(text, encoding="utf-8")
         load_bundle(new, target.parent)
         shutil.move(new, target)
+
+
+def _health(readings: MachineReadings) -> HealthProfile:
+    return learn_profile(readings.machine_ids, readings.starts, readings.times_us, readings.values)
+
+
+def _codes(spec: ChannelSpec, readings: MachineReadings) -> CodeBook:
+    nothing = [None] * len(readings)
+    columns = [readings.categories.get(channel.name, nothing) for channel in spec.events]
+    return CodeBook.learn(len(readings), columns)
 
 
 def _described(readings: MachineReadings, rows: int, seed: int) -> TrainingData:
