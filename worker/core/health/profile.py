@@ -38,17 +38,20 @@ STUCK_READINGS, MISSING_READINGS = 8, 5
 CORE = 0.001
 """Share of the readings at either end that may be glitches in the training data."""
 CORE_SPANS = 10.0
-STEPS = 20.0
-"""How many of the largest steps in training a reading has to jump to be implausible."""
+STEPS, LEAST_SPANS, MOST_SPANS = 50.0, 1.0, 20.0
+"""How many of the largest steps in training a reading has to jump to be implausible, at least and
+at most so many times the whole range."""
 INTERVALS, GAPS = 20, 1.5
 """A machine is silent for more intervals than that, and longer gaps than those that are usual."""
+SHARE_OF_TRAINING = 0.2
+"""A limit that training is not several times as long as is not known well enough to be used."""
 LONGEST_RUN = 60_000
 FLEET_QUANTILE = 0.9
 US_PER_DAY = 86_400_000_000
 
-LOW, HIGH, STEP, STUCK, MISSING, READINGS = range(6)
+LOW, HIGH, STEP, STUCK, MISSING, STUCK_ANYWHERE, READINGS = range(7)
 """Columns of what is found in each channel of each machine."""
-FOUND = 6
+FOUND = 7
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,9 @@ def learn_profile(
             _learn(np.ascontiguousarray(values[start:end, c]), found[k, c])
     _add_fleet(found, usual_us)
     low, high, step = (found[:, :, column] for column in (LOW, HIGH, STEP))
-    reach = np.where(step > 0, np.maximum(high - low, STEPS * step), np.inf)
+    span = np.maximum(high - low, 0.0)
+    reach = np.clip(STEPS * step, LEAST_SPANS * span, MOST_SPANS * span)
+    reach = np.where(step > 0, reach, np.inf)
     runs = np.stack([found[:, :, STUCK], found[:, :, MISSING]], axis=-1)
     return HealthProfile(
         machine_ids=tuple(machine_ids),
@@ -135,31 +140,52 @@ def _pace(times_us: NDArray[np.int64]) -> tuple[int, int]:
 
 def _add_fleet(found: NDArray[np.float64], usual_us: NDArray[np.int64]) -> None:
     """Fill row 0 from the others, and widen what machines with few readings learned."""
-    own = found[1:]
-    found[UNKNOWN] = [np.inf, -np.inf, 0.0, np.inf, np.inf, 0.0]
+    own, fleet = found[1:], found[UNKNOWN]
+    fleet[:] = [np.inf, -np.inf, 0.0, np.inf, np.inf, np.inf, 0.0]
     if not len(own):
         return
-    fleet = found[UNKNOWN]
+    few = own[:, :, READINGS] < ENOUGH_READINGS
+    # Where a machine rests is known of those in training only, so others may rest anywhere.
+    own[few, STUCK] = own[few, STUCK_ANYWHERE]
     fleet[:, LOW] = own[:, :, LOW].min(axis=0)
     fleet[:, HIGH] = own[:, :, HIGH].max(axis=0)
     fleet[:, STEP] = own[:, :, STEP].max(axis=0)
-    for limit in (STUCK, MISSING):
-        fleet[:, limit] = np.quantile(own[:, :, limit], FLEET_QUANTILE, axis=0, method="higher")
-    few = own[:, :, READINGS] < ENOUGH_READINGS
-    for limit, widen in ((LOW, np.minimum), (HIGH, np.maximum), (STEP, np.maximum)):
-        own[:, :, limit] = np.where(few, widen(own[:, :, limit], fleet[:, limit]), own[:, :, limit])
-    for limit in (STUCK, MISSING):
-        wider = np.maximum(own[:, :, limit], fleet[:, limit])
-        own[:, :, limit] = np.where(few, wider, own[:, :, limit])
+    for column, source in ((STUCK, STUCK_ANYWHERE), (MISSING, MISSING)):
+        fleet[:, column] = np.quantile(own[:, :, source], FLEET_QUANTILE, axis=0, method="higher")
+    for column in (LOW, HIGH, STEP, STUCK, MISSING):
+        wider = np.minimum if column == LOW else np.maximum
+        own[:, :, column] = np.where(
+            few, wider(own[:, :, column], fleet[:, column]), own[:, :, column]
+        )
     known = usual_us[1:][usual_us[1:, 0] > 0]
     if len(known):
         usual_us[UNKNOWN] = np.median(known[:, 0]), known[:, 1].max()
         usual_us[1:][usual_us[1:, 0] == 0] = usual_us[UNKNOWN]
 
 
-@njit("f8(i8[::1], i8, i8)", cache=True, nogil=True)
-def _usual_run(runs, count, rows):  # type: ignore[no-untyped-def]
-    """The limit of runs, of which ``runs[:count]`` are the lengths, in ``rows`` rows."""
+@njit("i8(b1[::1], i8[::1])", cache=True, nogil=True)
+def _runs(marked, runs):  # type: ignore[no-untyped-def]
+    """Write the lengths of the stretches that are marked (n,), and return how many."""
+    count = run = 0
+    for i in range(marked.shape[0]):
+        if marked[i]:
+            run += 1
+        elif run:
+            runs[count] = run
+            count += 1
+            run = 0
+    if run:
+        runs[count] = run
+        count += 1
+    return count
+
+
+@njit("f8(b1[::1])", cache=True, nogil=True)
+def _limit(marked):  # type: ignore[no-untyped-def]
+    """What stretches of marked rows (n,) would have to be longer than to be unusual."""
+    rows = marked.shape[0]
+    runs = np.empty(rows, np.int64)
+    count = _runs(marked, runs)
     ordered = np.sort(runs[:count])
     usual = 0
     rest = 0
@@ -175,48 +201,25 @@ def _usual_run(runs, count, rows):  # type: ignore[no-untyped-def]
 @njit("void(f8[::1], f8[::1])", cache=True, nogil=True)
 def _learn(values, found):  # type: ignore[no-untyped-def]
     """Find the limits of one channel of one machine from its readings (n,)."""
-    n = values.shape[0]
     present = values[~np.isnan(values)]
-    found[LOW], found[HIGH], found[STEP] = np.inf, -np.inf, 0.0
-    found[STUCK] = found[MISSING] = np.inf
-    found[READINGS] = present.shape[0]
-    if present.shape[0] < FEWEST_READINGS:
-        return
-    runs = np.empty(n, np.int64)
-    count = run = 0
-    for i in range(n):
-        if np.isnan(values[i]):
-            run += 1
-        if run and (i == n - 1 or not np.isnan(values[i])):
-            runs[count] = run
-            count += 1
-            run = 0
-    found[MISSING] = MISSING_READINGS + _usual_run(runs, count, n)
-
-    ordered = np.sort(present)
     m = present.shape[0]
-    distinct = 1 + (ordered[1:] != ordered[:-1]).sum()
-    skip = int(CORE * m)
-    core_low, core_high = ordered[skip], ordered[m - 1 - skip]
-    margin = CORE_SPANS * (core_high - core_low) if core_high > core_low else np.inf
-    step = 0.0
-    before = np.nan
-    count = run = 0
-    for i in range(m):
-        x = present[i]
-        if i and x == present[i - 1]:
-            run += 1
-        if run and (i == m - 1 or x != present[i - 1]):
-            runs[count] = run
-            count += 1
-            run = 0
-        if core_low - margin <= x <= core_high + margin:
-            found[LOW] = min(found[LOW], x)
-            found[HIGH] = max(found[HIGH], x)
-            if not np.isnan(before):
-                step = max(step, abs(x - before))
-            before = x
-    if distinct <= FEW_VALUES:
+    found[:] = np.inf
+    found[HIGH], found[STEP], found[READINGS] = -np.inf, 0.0, m
+    if m < FEWEST_READINGS:
         return
-    found[STEP] = step
-    found[STUCK] = STUCK_READINGS + _usual_run(runs, count, m)
+    found[MISSING] = MISSING_READINGS + _limit(np.isnan(values))
+    ordered = np.sort(present)
+    skip = int(CORE * m)
+    low, high = ordered[skip], ordered[m - 1 - skip]
+    margin = CORE_SPANS * (high - low) if high > low else np.inf
+    sound = present[(present >= low - margin) & (present <= high + margin)]
+    found[LOW], found[HIGH] = sound.min(), sound.max()
+    if 1 + (ordered[1:] != ordered[:-1]).sum() <= FEW_VALUES:
+        return
+    found[STEP] = np.abs(sound[1:] - sound[:-1]).max()
+    repeats = present[1:] == present[:-1]
+    at_rest = (present[1:] == found[LOW]) | (present[1:] == found[HIGH])
+    longest = max(SHARE_OF_TRAINING * m, 2.0 * STUCK_READINGS)
+    for column, runs in ((STUCK, repeats & ~at_rest), (STUCK_ANYWHERE, repeats)):
+        limit = STUCK_READINGS + _limit(runs)
+        found[column] = limit if limit <= longest else np.inf
