@@ -64,6 +64,7 @@ def test_there_is_a_schema_for_each_message_and_for_the_channel_specification() 
         "sensor-event",
         "anomaly",
         "episode",
+        "sensor-health",
         "late-event",
         "dead-letter",
         "replay",

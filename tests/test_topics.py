@@ -37,7 +37,7 @@ TIMEOUT_S = 20.0
 @pytest.fixture
 def settings(kafka: LocalKafka) -> Settings:
     """Settings with topic names that no other test has."""
-    streams = ("sensor_events", "anomalies", "anomaly_episodes", "late_events")
+    streams = ("sensor_events", "anomalies", "anomaly_episodes", "sensor_health", "late_events")
     names = {name: unique(name) for name in streams}
     return Settings(
         kafka={"brokers": kafka.bootstrap_servers},
@@ -80,13 +80,13 @@ def change(settings: Settings, topic: str, key: str, value: str) -> None:
 def test_every_stream_and_the_changelog_are_declared() -> None:
     declarations = load_declarations()
     assert next(iter(declarations)) == INPUT
-    streams = {"anomalies", "anomaly-episodes", "late-events", "dead-letters", "replays"}
-    assert set(declarations) == {INPUT, CHANGELOG, *streams}
+    outputs = {"anomalies", "anomaly-episodes", "sensor-health", "late-events", "dead-letters"}
+    assert set(declarations) == {INPUT, CHANGELOG, "replays", *outputs}
 
 
 def test_declared_schemas_exist() -> None:
     schemas = [d.schema for d in load_declarations().values() if d.schema]
-    assert len(schemas) == 6
+    assert len(schemas) == 7
     assert all((asset_dir("schemas") / name).is_file() for name in schemas)
 
 
@@ -151,6 +151,7 @@ def test_a_fresh_cluster_gets_every_topic_under_its_configured_name(settings: Se
         settings.topics.late_events,
         settings.changelog_topic,
         settings.topics.replays,
+        settings.topics.sensor_health,
     ]
 
 

@@ -32,6 +32,7 @@ _DOCUMENTED: tuple[type[msgspec.Struct], ...] = (
     messages.LateEvent,
     messages.Origin,
     messages.Replay,
+    messages.SensorHealth,
     Channel,
     Derived,
     FeatureGroup,
@@ -61,6 +62,9 @@ def all_messages(spec: ChannelSpec) -> list[Message]:
         Message("sensor-event", "Sensor event", messages.event_type(spec), example_event(spec)),
         Message("anomaly", "Anomaly", messages.Anomaly, example_anomaly(spec)),
         Message("episode", "Anomaly episode", messages.Episode, example_episode(spec)),
+        Message(
+            "sensor-health", "Sensor health", messages.SensorHealth, example_sensor_health(spec)
+        ),
         Message("late-event", "Late event", messages.LateEvent, example_late_event(spec)),
         Message("dead-letter", "Dead letter", messages.DeadLetter, example_dead_letter()),
         Message("replay", "Replay", messages.Replay, example_replay()),
@@ -173,6 +177,28 @@ def example_episode(spec: ChannelSpec) -> Document:
             reason=anomaly["reason"],
             causes=msgspec.convert(anomaly["causes"], list[messages.Cause]),
             model_version=anomaly["model_version"],
+        )
+    )
+
+
+def example_sensor_health(spec: ChannelSpec) -> Document:
+    """A sensor that got stuck in the middle of its usual range."""
+    channel = spec.continuous[0]
+    middle = _middle(channel)
+    opened_at = "2026-03-02T06:15:30.250000Z"
+    return _plain(
+        messages.SensorHealth(
+            id=f"mill-07@{opened_at}/stuck/{channel.name}",
+            machine_id="mill-07",
+            kind="stuck",
+            channel=channel.name,
+            status="opened",
+            opened_at=opened_at,
+            closed_at=None,
+            value=middle,
+            unit=channel.unit,
+            detail=f"{channel.name} is exactly {middle:g} {channel.unit} for 12 readings in a row",
+            effect=f"{channel.name} is left out of aggregates and scores until this closes",
         )
     )
 

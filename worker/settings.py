@@ -142,6 +142,7 @@ class TopicSettings(_Section):
     sensor_events: str = "sensor-events"
     anomalies: str = "anomalies"
     anomaly_episodes: str = "anomaly-episodes"
+    sensor_health: str = "sensor-health"
     late_events: str = "late-events"
     dead_letters: str = "dead-letters"
     replays: str = "replays"

@@ -172,14 +172,14 @@ class Episode(msgspec.Struct, frozen=True):
 class SensorHealth(msgspec.Struct, frozen=True):
     """A sensor, or a machine's connection, that fails or is sound again; key: machine_id.
 
-    Each is told twice: when it is noticed, and when it is over.
+    Each is told twice: as ``opened`` when it is certain, and as ``closed`` when it is over.
 
     Attributes:
         id: ``machine_id@opened_at/kind``, with ``/channel`` where it is one channel's; the
             same in both messages and after any replay.
         channel: null: the whole machine.
-        opened_at: when it was certain, by event time, RFC 3339 UTC; of a silent machine when it
-            had been silent for too long.
+        opened_at: when it was certain, RFC 3339 UTC by event time; of a silent machine when it had
+            been silent for too long, whenever that was found.
         closed_at: null while it is open.
         value: the latest reading, at a glitch the wrong one; null where missing.
         detail: what was seen, in plain words.
@@ -190,7 +190,7 @@ class SensorHealth(msgspec.Struct, frozen=True):
     machine_id: str
     kind: HealthKind
     channel: str | None
-    status: Literal["open", "closed"]
+    status: Literal["opened", "closed"]
     opened_at: str
     closed_at: str | None
     value: float | None

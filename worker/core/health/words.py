@@ -34,7 +34,7 @@ def sensor_health(
         machine_id=machine_id,
         kind=transition.kind,
         channel=channel.name if channel else None,
-        status="open" if is_open else "closed",
+        status="opened" if is_open else "closed",
         opened_at=opened_at,
         closed_at=None if transition.closed_us is None else format_time_us(transition.closed_us),
         value=transition.figure if has_value else None,
