@@ -4,7 +4,8 @@ The score of an isolation forest (Liu, Ting and Zhou, "Isolation Forest", ICDM
 2008) is ``-2 ** (-E[h] / c(psi))``, where h is the depth at which a tree isolates
 the row plus c(n) for the n training rows left in the leaf. Everything that
 depends on the leaf alone goes into its weight, so that the graph is one
-TreeEnsembleRegressor followed by Mul, Exp and Neg.
+TreeEnsembleRegressor followed by Mul, Exp and Neg. Its ``nodes_hitrates`` are the numbers of
+training rows in the nodes, which explaining a score needs (:mod:`worker.core.forest`).
 
 Scores do not depend on how rows are batched: weights are multiples of 2**-12
 and each sum over the trees stays below 2**12, so every partial sum is exact in
@@ -108,6 +109,7 @@ def _tree_attributes(forest: IsolationForest) -> tuple[dict[str, Any], float]:
             "nodes_values",
             "nodes_truenodeids",
             "nodes_falsenodeids",
+            "nodes_hitrates",
             "target_treeids",
             "target_nodeids",
             "target_ids",
@@ -128,6 +130,7 @@ def _tree_attributes(forest: IsolationForest) -> tuple[dict[str, Any], float]:
         columns["nodes_values"] += np.where(leaf, 0.0, round_down(tree.threshold)).tolist()
         columns["nodes_truenodeids"] += np.where(leaf, 0, tree.children_left).tolist()
         columns["nodes_falsenodeids"] += np.where(leaf, 0, tree.children_right).tolist()
+        columns["nodes_hitrates"] += tree.n_node_samples.astype(np.float32).tolist()
         leaves = np.flatnonzero(leaf)
         columns["target_treeids"] += [tree_id] * len(leaves)
         columns["target_nodeids"] += leaves.tolist()
