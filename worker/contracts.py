@@ -30,6 +30,7 @@ _DOCUMENTED: tuple[type[msgspec.Struct], ...] = (
     messages.DeadLetter,
     messages.Episode,
     messages.LateEvent,
+    messages.MaintenanceNotice,
     messages.Origin,
     messages.Replay,
     messages.SensorHealth,
@@ -282,6 +283,9 @@ def _event_docs(spec: ChannelSpec) -> tuple[str, dict[str, str]]:
         "timestamp": "When it was read: RFC 3339 with an offset, or epoch milliseconds or "
         "microseconds. Absent or null: the record's Kafka timestamp.",
     }
+    fields["maintenance"] = (
+        "Planned maintenance of this machine. With it, an event needs no reading."
+    )
     for channel in spec.channels:
         if channel.kind == "categorical":
             fields[channel.name] = "Category of the machine or its work."

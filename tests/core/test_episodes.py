@@ -22,6 +22,7 @@ from worker.core.episodes import (
     Transition,
     close_forgotten,
     episode_message,
+    opened_us,
 )
 from worker.core.messages import Cause, Episode, encode
 from worker.core.table import MachineTable
@@ -416,6 +417,12 @@ def test_a_machine_that_is_forgotten_leaves_no_episode_open() -> None:
         (0, "closed", "forgotten", 500, -1)
     ]
     assert close_forgotten(table, np.array([0, 1]), np.array([500, 500])) == []
+
+
+def test_it_is_known_which_machines_have_an_open_episode() -> None:
+    table = fresh()
+    apply(table, [Event(0, 10), Event(1, 20, 0.1), Event(2, 30), Event(2, 40, -0.9, True)])
+    assert opened_us(table, np.array([2, 1, 0, 0])).tolist() == [-1, -1, 10, 10]
 
 
 def test_updates_are_few_however_long_an_episode_lasts() -> None:

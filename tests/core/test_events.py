@@ -11,7 +11,6 @@ import pytest
 from tests.core.strategies import START_US, Raw, chunk_of, make_spec
 from worker.core.events import (
     EARLIEST_US,
-    FIRST_MICROSECONDS,
     LATEST_US,
     MAX_DETAIL_CHARS,
     MAX_NESTING,
@@ -20,7 +19,7 @@ from worker.core.events import (
     Readings,
     Reject,
 )
-from worker.core.messages import DEAD_LETTER_REASONS, MAX_EVENT_BYTES
+from worker.core.messages import DEAD_LETTER_REASONS, FIRST_MICROSECONDS, MAX_EVENT_BYTES
 
 SPEC = make_spec()
 DECODER = EventDecoder(SPEC)

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.core.maintenance import ANNOUNCED, FIELDS, Announcement, Maintained, announce, follow
+from worker.core.maintenance import (
+    ANNOUNCED,
+    FIELDS,
+    Announcement,
+    Maintained,
+    announce,
+    announcement,
+    follow,
+)
+from worker.core.messages import MaintenanceNotice
 from worker.core.planned import DAY_US, WEEK_US, PlannedWindow, parse_weekly
 from worker.core.table import MachineTable
 
@@ -288,3 +297,9 @@ def test_a_weekly_window_comes_back_every_week_at_its_utc_time(text: str, length
 )
 def test_what_is_no_weekly_window_is_not_read_as_one(text: str) -> None:
     assert parse_weekly(text) is None
+
+
+def test_a_notice_stands_among_the_events_with_its_times() -> None:
+    notice = MaintenanceNotice(from_=1_999_999_000_000, until=2_000_000_000_000_000, relearn=True)
+    expected = Announcement(3, 1, 1_999_999_000_000_000, 2_000_000_000_000_000, True)
+    assert announcement(3, 1, notice) == expected

@@ -18,6 +18,7 @@ from worker.core.messages import (
     DeadLetter,
     DeadLetterReason,
     LateEvent,
+    MaintenanceNotice,
     Origin,
     dead_letter,
     encode,
@@ -123,3 +124,33 @@ def test_any_finite_cause_gives_a_short_sentence_with_different_numbers_for_diff
     assert (words[1] == words[-1]) == (float(words[1]) == float(words[-1]))
     if value != expected:
         assert words[1] != words[-1]
+
+
+def notice(begin: object, end: object, **more: object) -> MaintenanceNotice:
+    return msgspec.convert({"from": begin, "until": end, **more}, MaintenanceNotice)
+
+
+def test_a_notice_takes_times_like_any_event() -> None:
+    span_us = (1_772_432_130_000_000, 1_772_435_730_000_000)
+    for begin, end in (
+        (datetime.fromisoformat("2026-03-02T07:15:30+01:00"), 1_772_435_730_000),
+        (1_772_432_130_000_000, datetime(2026, 3, 2, 7, 15, 30, tzinfo=UTC)),
+    ):
+        assert notice(begin, end).span_us == span_us
+    assert not notice(5, 5).relearn
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "more", "says"),
+    [
+        (10, 9, {}, "ends before it begins"),
+        (0, 367 * 86_400_000, {}, "more than 366 days"),
+        (0, datetime(1970, 1, 1), {}, "timezone"),  # noqa: DTZ001
+        (0, 1, {"relern": True}, "unknown field"),
+    ],
+)
+def test_a_notice_that_cannot_be_meant_is_refused(
+    begin: object, end: object, more: dict[str, object], says: str
+) -> None:
+    with pytest.raises(msgspec.ValidationError, match=says):
+        notice(begin, end, **more)

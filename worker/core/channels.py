@@ -39,7 +39,7 @@ MAX_NUMBER = 1e30
 """Largest reading or factor; products and squares of such numbers stay finite."""
 SHORTEST_PANE_US = US_PER_S
 """Numbers of shorter panes would not fit into 32 bits."""
-RESERVED_NAMES = frozenset({"machine_id", "timestamp"})
+RESERVED_NAMES = frozenset({"machine_id", "timestamp", "maintenance"})
 
 
 def parse_duration_us(text: str, key: str) -> int:

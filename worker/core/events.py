@@ -24,6 +24,7 @@ from worker.core.messages import (
     DeadLetterReason,
     event_type,
     format_time_us,
+    to_time_us,
 )
 
 EARLIEST_US = 946_684_800_000_000
@@ -33,8 +34,6 @@ LATEST_US = 4_102_444_800_000_000
 MAX_NESTING = 100
 """How deep arrays and objects of unknown fields may be nested. The decoder's own bound depends
 on the caller's stack, so that the same bytes could be judged differently another time."""
-FIRST_MICROSECONDS = 10**14
-"""Whole numbers from here on are microseconds (1973), below milliseconds (to the year 5138)."""
 MAX_DETAIL_CHARS = 500
 _JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
@@ -108,7 +107,7 @@ class EventDecoder:
     def __init__(self, spec: ChannelSpec) -> None:
         self._spec = spec
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(event_type(spec)).decode
-        self._fields = ["machine_id", "timestamp", *(c.name for c in spec.channels)]
+        self._fields = ["machine_id", "timestamp", *(c.name for c in spec.channels), "maintenance"]
 
     def decode(self, chunk: Chunk) -> tuple[Readings, list[Reject]]:
         """Split a chunk into usable readings and rejects; together they are all its records."""
@@ -193,14 +192,7 @@ class EventDecoder:
             return np.rint(times_s * 1e6).astype(np.int64)
         times_us = np.empty(len(timestamps), np.int64)
         for i, timestamp in enumerate(timestamps):
-            if timestamp is None:
-                times_us[i] = records_us[i]
-            elif isinstance(timestamp, datetime):
-                times_us[i] = round(timestamp.timestamp() * 1e6)
-            elif timestamp >= FIRST_MICROSECONDS:
-                times_us[i] = timestamp
-            else:
-                times_us[i] = timestamp * 1000
+            times_us[i] = records_us[i] if timestamp is None else to_time_us(timestamp)
         return times_us
 
     def _check(

@@ -18,6 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from worker.core.messages import MaintenanceNotice
 from worker.core.planned import PlannedWindow, planned
 from worker.core.table import Field, Fields, MachineTable
 
@@ -103,6 +104,11 @@ def follow(
             refused.append(k)
     _follow(start, n, machines, times_us, inside, ended_us, maintained, relearn, *fields)
     return Maintained(maintained, relearn, refused)
+
+
+def announcement(position: int, machine: int, notice: MaintenanceNotice) -> Announcement:
+    """A notice as it stands among the events of a call; see :class:`Announcement`."""
+    return Announcement(position, machine, *notice.span_us, notice.relearn)
 
 
 def announce(table: MachineTable, machine: int, from_us: int, until_us: int, relearn: bool) -> bool:

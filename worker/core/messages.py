@@ -22,6 +22,10 @@ MAX_MACHINE_ID_CHARS = 256
 MAX_CODE_CHARS = 64
 MAX_EVENT_BYTES = 65_536
 MAX_PAYLOAD_BYTES = 16_384
+FIRST_MICROSECONDS = 10**14
+"""Whole numbers from here on are microseconds (1973), below milliseconds (to the year 5138)."""
+LONGEST_MAINTENANCE_US = 366 * 86_400_000_000
+"""A year: nothing of the machine counts meanwhile, so a mistyped end must not go unnoticed."""
 
 MachineId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MACHINE_ID_CHARS)]
 
@@ -52,6 +56,7 @@ DeadLetterReason = Literal[
     "timestamp-in-future",
     "no-usable-channel",
     "too-many-machines",
+    "too-many-windows",
 ]
 
 DEAD_LETTER_REASONS: dict[DeadLetterReason, str] = {
@@ -65,6 +70,7 @@ DEAD_LETTER_REASONS: dict[DeadLetterReason, str] = {
     "timestamp-in-future": "the timestamp is further ahead of the record's than max_future",
     "no-usable-channel": "no channel has a reading within its physical range",
     "too-many-machines": "the machine is new, and its partition has worker.max_machines already",
+    "too-many-windows": "the machine has 4 announced windows of maintenance that are not over",
 }
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
@@ -258,6 +264,37 @@ class Replay(msgspec.Struct, frozen=True):
     replayed_at: str
 
 
+class MaintenanceNotice(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}
+):
+    """Planned maintenance of the machine whose event carries it, by event time.
+
+    Nothing that the machine does meanwhile is an anomaly, and nothing is learned from it.
+
+    Attributes:
+        from, until: RFC 3339 with an offset, or epoch milliseconds or microseconds; the end
+            is exclusive. A notice with the same beginning as an earlier one replaces it; one that
+            ends as it begins calls it off.
+        relearn: the machine is another one afterwards, so its level is learned anew.
+    """
+
+    from_: AwareTime | EpochTime
+    until: AwareTime | EpochTime
+    relearn: bool = False
+
+    def __post_init__(self) -> None:
+        begin_us, end_us = self.span_us
+        if end_us < begin_us:
+            raise ValueError("maintenance ends before it begins")
+        if end_us - begin_us > LONGEST_MAINTENANCE_US:
+            raise ValueError("maintenance lasts for more than 366 days")
+
+    @property
+    def span_us(self) -> tuple[int, int]:
+        """Beginning and end, epoch microseconds."""
+        return to_time_us(self.from_), to_time_us(self.until)
+
+
 def record_id(topic: str, partition: int, offset: int) -> str:
     """The name of one record in Kafka, ``topic-partition-offset``."""
     return f"{topic}-{partition}-{offset}"
@@ -268,7 +305,8 @@ def event_type(spec: ChannelSpec) -> type[msgspec.Struct]:
 
     Fields: ``machine_id``, ``timestamp`` (RFC 3339 text with an offset, or epoch
     milliseconds or microseconds; absent: the record's Kafka timestamp), then one
-    optional field a channel. Unknown fields are ignored, so gateways may send more.
+    optional field a channel, then ``maintenance``. Unknown fields are ignored, so gateways may
+    send more.
     """
     fields: list[tuple[str, Any, Any] | tuple[str, Any]] = [
         ("machine_id", MachineId),
@@ -277,12 +315,20 @@ def event_type(spec: ChannelSpec) -> type[msgspec.Struct]:
     for channel in spec.channels:
         value: Any = {"continuous": float, "event": Code}.get(channel.kind)
         fields.append((channel.name, (value or Literal[channel.values]) | None, None))
+    fields.append(("maintenance", MaintenanceNotice | None, None))
     return msgspec.defstruct("SensorEvent", fields, gc=False, frozen=True)
 
 
 def encode(message: msgspec.Struct) -> bytes:
     """Serialise a message to JSON; the same message always gives the same bytes."""
     return _ENCODER.encode(message)
+
+
+def to_time_us(time: datetime | int) -> int:
+    """Epoch microseconds of a moment, or of a whole number of milliseconds or microseconds."""
+    if isinstance(time, datetime):
+        return round(time.timestamp() * 1e6)
+    return time if time >= FIRST_MICROSECONDS else time * 1000
 
 
 def format_time_us(time_us: int) -> str:
