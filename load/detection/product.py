@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from load.detection.cases import Frame, runs
 from load.detection.detectors import CLOSING_ROWS, Detections, Episode, bridged, rank_channels
 from worker.core.channels import ChannelSpec
-from worker.core.detection.detector import Detector, Scores, signals_of
+from worker.core.detection.detector import Detector, Scores
 from worker.core.features import mask_impossible
+from worker.core.state import PartitionState
 from worker.core.table import MachineTable
 from worker.training.fit import fit
 from worker.training.readings import MachineReadings, machine_readings, recording_of
@@ -45,16 +46,19 @@ class DriftDetector:
 
     def scores(self, test: Frame, budget: float) -> Scores:
         """Scores of readings in order, by machines whose state is fresh."""
-        forest = self._fitted.forest
+        fitted = self._fitted
 
         def model(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-            assert forest is not None
-            return np.asarray(forest.score_samples(inputs), np.float32)
+            return np.asarray(fitted.forest.score_samples(inputs), np.float32)
 
         detector = Detector(
-            self._fitted.baselines, None if forest is None else model, budget=budget
+            self._spec, fitted.baselines, fitted.codes, model, fitted.expected, budget=budget
         )
-        signals = signals_of(self._spec, mask_impossible(self._spec, test.values))
+        values = mask_impossible(self._spec, test.values)
+        signals = detector.signals(values, [])
+        state = PartitionState(self._spec)
+        places = state.indices([name.encode() for name in test.machine_ids.tolist()])
+        aggregates, _ = state.add(places, test.times_us, values)
         names, machines = np.unique(test.machine_ids, return_inverse=True)
         lengths = {"channel": test.values.shape[1], "signal": signals.shape[1]}
         table = MachineTable(detector.fields, lengths, len(names))
@@ -62,7 +66,7 @@ class DriftDetector:
         table.reset(rows)
         detector.begin(table, rows, names.tolist())
         never = np.zeros(len(signals), np.bool_)
-        return detector.score(table, machines, test.times_us, signals, never, never)
+        return detector.score(table, machines, test.times_us, signals, aggregates, never, never)
 
     def _by_channel(self, contributions: NDArray[np.float32]) -> NDArray[np.float64]:
         """(n, D) -> (n, C): a derived signal's goes to its operands, in proportion to theirs."""

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from tests.core.reference import Late, Reference
 from tests.core.strategies import START_US, events, make_spec, readings, specs
 from worker.core.channels import spec_from_dict
-from worker.core.features import FLOAT32_MAX, assemble, derive, features_of, mask_impossible
+from worker.core.features import FLOAT32_MAX, assemble, derive, mask_impossible
 from worker.core.state import PartitionState
 from worker.core.vocabulary import CHANNEL_KINDS, FEATURE_KINDS, STREAM_KINDS
 from worker.core.windows import EMPTY
+from worker.training.train import features_of
 
 ROLLING = ("raw", *CHANNEL_KINDS[1:], "derived")
 

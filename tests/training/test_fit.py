@@ -5,7 +5,8 @@ import pytest
 
 from worker.core.channels import ChannelSpec, spec_from_dict
 from worker.core.detection.baselines import Baselines
-from worker.core.detection.detector import Detector, Scores, signals_of
+from worker.core.detection.detector import Detector, Scores
+from worker.core.state import PartitionState
 from worker.core.table import MachineTable
 from worker.training.fit import Fitted, fit
 from worker.training.readings import MachineReadings
@@ -33,8 +34,14 @@ def readings_of(values: list[np.ndarray]) -> MachineReadings:
 
 
 def score(spec: ChannelSpec, fitted: Fitted, machine_id: str, values: np.ndarray) -> Scores:
-    detector = Detector(fitted.baselines)
-    signals = signals_of(spec, values)
+    detector = Detector(
+        spec,
+        fitted.baselines,
+        fitted.codes,
+        lambda x: fitted.forest.score_samples(x).astype(np.float32),
+        fitted.expected,
+    )
+    signals = detector.signals(values, [])
     table = MachineTable(
         detector.fields, {"channel": values.shape[1], "signal": signals.shape[1]}, 1
     )
@@ -43,7 +50,9 @@ def score(spec: ChannelSpec, fitted: Fitted, machine_id: str, values: np.ndarray
     n = len(values)
     no = np.zeros(n, np.bool_)
     times_us = np.arange(n, dtype=np.int64) * MINUTE_US
-    return detector.score(table, np.zeros(n, np.int64), times_us, signals, no, no)
+    state = PartitionState(spec)
+    aggregates, _ = state.add(np.repeat(state.indices([b"m"]), n), times_us, values)
+    return detector.score(table, np.zeros(n, np.int64), times_us, signals, aggregates, no, no)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 39, 40, 100])

@@ -5,15 +5,12 @@ Owns how each kind of :mod:`worker.core.vocabulary` is computed, and derived sig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from worker.core import windows
 from worker.core.channels import MAX_NUMBER, ChannelSpec, Kind
-from worker.core.state import PartitionState
 from worker.core.vocabulary import FEATURE_KINDS, STREAM_KINDS
 
 Floats = NDArray[np.float64]
@@ -117,34 +114,6 @@ def derive(spec: ChannelSpec, values: Floats) -> Floats:
         combined = left * right if signal.kind is Kind.PRODUCT else left - right
         derived[:, column] = signal.factor * combined
     return derived
-
-
-def features_of(
-    spec: ChannelSpec,
-    machine_ids: Sequence[str],
-    times_us: NDArray[np.int64],
-    values: Floats,
-    expected: Floats | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Compute the features of a whole table of readings, as training needs them.
-
-    Args:
-        machine_ids: n ids; rows of a machine in arrival order.
-        times_us: (n,) event times.
-        values: (n, C) readings of ``spec.continuous``, NaN where missing.
-        expected: (F,) stand-ins for channels without any reading; default NaN.
-
-    Returns:
-        Features (n, F), and which rows (n,) have them: late rows do not.
-    """
-    state = PartitionState(spec)
-    machines = state.indices([machine_id.encode() for machine_id in machine_ids])
-    values = mask_impossible(spec, values)
-    aggregates, watermarks_us = state.add(machines, times_us, values)
-    if expected is None:
-        expected = np.full(len(spec.feature_names), np.nan)
-    features = assemble(spec, values, aggregates, no_streams(spec, len(values)), expected)
-    return features, watermarks_us == windows.EMPTY
 
 
 def no_streams(spec: ChannelSpec, n: int) -> NDArray[np.float32]:

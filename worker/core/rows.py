@@ -53,7 +53,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     @classmethod
     def of(cls, spec: ChannelSpec) -> Layout:
         """The layout for a channel specification."""
-        fields = machine_fields(spec)
+        fields = machine_fields()
         return cls(
             version=ROW_VERSION,
             channels=tuple((channel.name, channel.unit) for channel in spec.continuous),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,18 @@ class StateLimits:
 
 
 UNLIMITED = StateLimits()
+
+
+class Stretch(NamedTuple):
+    """Events that can be dealt with in one go.
+
+    Attributes:
+        accepted: (k,) positions of those that were accepted.
+        clock_us: the partition's clock before the first of them.
+    """
+
+    accepted: NDArray[np.int64]
+    clock_us: int
 
 
 class PartitionState:
@@ -83,6 +95,11 @@ class PartitionState:
         """Number of machines."""
         return int(self._totals[windows.MACHINES])
 
+    @property
+    def clock_us(self) -> int:
+        """The newest event time that was accepted; -1 without any."""
+        return int(self._totals[windows.CLOCK])
+
     def indices(self, machine_ids: Sequence[bytes]) -> NDArray[np.int64]:
         """Array positions (n,) of machines, making room for those never seen."""
         try:
@@ -98,8 +115,8 @@ class PartitionState:
         machines: NDArray[np.int64],
         times_us: NDArray[np.int64],
         watermarks_us: NDArray[np.int64],
-        when_due: Callable[[int], None],
-    ) -> Iterator[slice]:
+        when_due: Callable[[int, int], None],
+    ) -> Iterator[Stretch]:
         """Judge events and hand them over in stretches during which nothing is due.
 
         A stretch must be dealt with before the next is asked for: in between, machines may
@@ -110,14 +127,15 @@ class PartitionState:
             times_us: (n,) event times in arrival order.
             watermarks_us: (n,) out: EMPTY, or the watermark that a late event missed, or
                 REFUSED for an event of a machine beyond the limit.
-            when_due: called with the clock at which something is due; calls
-                :meth:`forget_silent`.
+            when_due: called with the clock at which machines are to be forgotten, and the
+                position of the event that moves it there; calls :meth:`forget_silent`.
 
         Yields:
             Consecutive parts of the events.
         """
         start = 0
         while start < len(machines):
+            clock_us = self.clock_us
             end = windows.accept(
                 machines,
                 times_us,
@@ -131,9 +149,11 @@ class PartitionState:
                 watermarks_us,
             )
             if end > start:
-                yield slice(start, end)
+                accepted = start + np.flatnonzero(watermarks_us[start:end] == windows.EMPTY)
+                self._machine_dirty[machines[accepted]] = True
+                yield Stretch(accepted, clock_us)
             if end < len(machines):
-                when_due(max(int(times_us[end]), int(self._totals[windows.CLOCK])))
+                when_due(max(int(times_us[end]), self.clock_us), end)
             start = end
         refused = watermarks_us == windows.REFUSED
         if refused.any():
@@ -153,8 +173,8 @@ class PartitionState:
         """
         aggregates = np.zeros((*values.shape, windows.STATS))
         watermarks_us = np.empty(len(machines), np.int64)
-        for part in self.admit(machines, times_us, watermarks_us, self.forget_silent):
-            accepted = part.start + np.flatnonzero(watermarks_us[part] == windows.EMPTY)
+        forget = self.forget_silent
+        for accepted, _ in self.admit(machines, times_us, watermarks_us, lambda us, _: forget(us)):
             aggregates[accepted] = self.aggregate(
                 machines[accepted], times_us[accepted], values[accepted]
             )
@@ -187,14 +207,25 @@ class PartitionState:
             self._dirty,
             aggregates,
         )
-        self._machine_dirty[machines] = True
         return aggregates
+
+    def names(self, machines: NDArray[np.int64]) -> list[bytes]:
+        """The machines (n,) at array positions."""
+        return [self._keys[machine] for machine in machines.tolist()]
+
+    def touch(self, machine: int) -> None:
+        """Let the machine's row count as changed, though it had no event."""
+        self._machine_dirty[machine] = True
 
     def silent_since(self, clock_us: int) -> NDArray[np.int64]:
         """Array positions of the machines to be forgotten at that time of the clock."""
         horizon_us = clock_us // self.spec.pane_us * self.spec.pane_us - self.limits.retention_us
         known = self._newest_us != windows.EMPTY
         return np.flatnonzero(known & (self._heard_us < horizon_us))
+
+    def newest_us(self, machines: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Newest event time (n,) of machines, EMPTY without."""
+        return self._newest_us[machines]
 
     def forget_silent(self, clock_us: int) -> None:
         """Forget these machines; their rows will be deleted from the changelog."""

@@ -21,6 +21,7 @@ from scipy import stats
 from sklearn.ensemble import IsolationForest
 
 from worker.core.channels import ChannelSpec
+from worker.core.codes import CodeBook
 from worker.core.detection import decision
 from worker.core.detection.baselines import (
     BINS,
@@ -50,7 +51,8 @@ from worker.core.detection.baselines import (
     WINDOW,
     Baselines,
 )
-from worker.core.detection.detector import inputs_of, signals_of
+from worker.core.features import assemble, derive, mask_impossible
+from worker.core.state import PartitionState
 from worker.training.crossfit import (
     FAST_FLOOR,
     FEWEST_ROWS,
@@ -93,13 +95,18 @@ class Fitted:
 
     Attributes:
         baselines: of every machine, and the fleet prior.
-        forest: fitted on ``inputs``; None where too few rows are known.
-        inputs: (n, F) float32 model inputs, out of fold.
+        forest: fitted on ``inputs``.
+        inputs: (n, F) float32 model inputs, out of fold; what is expected of them where no
+            machine has enough rows.
+        expected: (F,) their medians.
+        codes: how rare the machines' own codes were.
     """
 
     baselines: Baselines
-    forest: IsolationForest | None
+    forest: IsolationForest
     inputs: NDArray[np.float32]
+    expected: Floats
+    codes: CodeBook
 
 
 def fit(
@@ -117,7 +124,9 @@ def fit(
         workers: processes to use.
         on_progress: called with the share that is done.
     """
-    series = _by_machine(spec, readings)
+    columns = _code_columns(spec, readings)
+    codes = CodeBook.learn(len(readings), columns)
+    series = _by_machine(spec, readings, codes.surprisals(columns, len(readings)))
     with _Pool(workers) as pool:
         fleet = _Fleet.of(series, list(pool.map(_locate, series)))
         on_progress(0.1)
@@ -129,16 +138,17 @@ def fit(
             on_progress(0.1 + 0.6 * len(learned) / len(long))
         baselines = _assemble(readings.machine_ids, series, long, fleet, learned)
         found = [one.streams / _divisors(baselines, k + 1) for k, one in enumerate(learned)]
-        inputs, forest = _fit_forest(found, seed)
+        inputs, expected = _inputs(spec, [series[k] for k in long], found)
+        forest = _fit_forest(inputs, seed)
         on_progress(0.8)
         samples = []
         for k, streams in enumerate(found):
-            scores = _forest_scores(forest, streams)
+            scores = _forest_scores(forest, inputs[k])
             moving = float(max((baselines.scale[k + 1] > 0).sum(), 1))
             samples.append((streams, scores, baselines.signals[k + 1], moving))
         _calibrate(baselines, list(pool.map(_families, samples)))
     on_progress(1.0)
-    return Fitted(baselines, forest, inputs)
+    return Fitted(baselines, forest, np.concatenate(inputs), expected, codes)
 
 
 class _Pool:
@@ -161,12 +171,16 @@ class _Pool:
         return self._executor.map(function, items, chunksize=chunk)
 
 
-def _by_machine(spec: ChannelSpec, readings: MachineReadings) -> list[Series]:
-    signals = signals_of(spec, readings.values)
-    return [
-        Series(readings.times_us[a:b], np.ascontiguousarray(signals[a:b]))
-        for a, b in pairwise(readings.starts)
-    ]
+def _code_columns(spec: ChannelSpec, readings: MachineReadings) -> list[Sequence[str | None]]:
+    """The codes (n,) of each event channel; none where it was not recorded."""
+    nothing = [None] * len(readings)
+    return [readings.categories.get(channel.name, nothing) for channel in spec.events]
+
+
+def _by_machine(spec: ChannelSpec, readings: MachineReadings, surprisals: Floats) -> list[Series]:
+    values = mask_impossible(spec, readings.values)
+    signals = np.concatenate([values, derive(spec, values), surprisals], axis=1)
+    return [Series(readings.times_us[a:b], signals[a:b]) for a, b in pairwise(readings.starts)]
 
 
 def _locate(series: Series) -> Place:
@@ -301,25 +315,39 @@ def _divisors(baselines: Baselines, k: int) -> NDArray[np.float32]:
     return np.where(sd > 0.0, sd, np.float32(1.0))
 
 
-def _fit_forest(
-    found: list[NDArray[np.float32]], seed: int
-) -> tuple[NDArray[np.float32], IsolationForest | None]:
-    if not found:
-        return np.zeros((0, 0), np.float32), None
-    inputs = np.concatenate([inputs_of(streams) for streams in found])
-    if len(inputs) > FOREST_ROWS:
-        inputs = inputs[np.linspace(0, len(inputs) - 1, FOREST_ROWS).astype(np.int64)]
-    samples = min(MAX_SAMPLES, len(inputs))
+def _inputs(
+    spec: ChannelSpec, series: list[Series], found: list[NDArray[np.float32]]
+) -> tuple[list[NDArray[np.float32]], Floats]:
+    """Model inputs (n, F) of each machine, and what is expected of them (F,)."""
+    unknown = np.full(len(spec.feature_names), np.nan)
+    inputs = []
+    for one, streams in zip(series, found, strict=True):
+        state = PartitionState(spec)
+        machines = np.repeat(state.indices([b"machine"]), len(one.times_us))
+        values = one.values[:, : len(spec.continuous)]
+        aggregates, _ = state.add(machines, one.times_us, values)
+        inputs.append(assemble(spec, values, aggregates, streams, unknown))
+    if not inputs:
+        return [np.zeros((1, len(unknown)), np.float32)], np.zeros(len(unknown))
+    everything = np.concatenate(inputs)
+    known = ~np.isnan(everything).all(axis=0)
+    expected = np.zeros(len(unknown))
+    expected[known] = np.nanmedian(everything[:, known], axis=0)
+    filled = expected.astype(np.float32)
+    return [np.where(np.isnan(x), filled, x) for x in inputs], expected
+
+
+def _fit_forest(inputs: list[NDArray[np.float32]], seed: int) -> IsolationForest:
+    rows = np.concatenate(inputs)
+    if len(rows) > FOREST_ROWS:
+        rows = rows[np.linspace(0, len(rows) - 1, FOREST_ROWS).astype(np.int64)]
+    samples = min(MAX_SAMPLES, len(rows))
     forest = IsolationForest(n_estimators=TREES, max_samples=samples, random_state=seed)
-    return inputs, forest.fit(inputs)
+    return forest.fit(rows)
 
 
-def _forest_scores(
-    forest: IsolationForest | None, streams: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    if forest is None:
-        return np.full(len(streams), np.nan, np.float32)
-    scores: NDArray[np.float32] = forest.score_samples(inputs_of(streams)).astype(np.float32)
+def _forest_scores(forest: IsolationForest, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    scores: NDArray[np.float32] = forest.score_samples(inputs).astype(np.float32)
     return scores
 
 

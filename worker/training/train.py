@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 
 from worker.core.channels import US_PER_S, ChannelSpec
-from worker.core.codes import CodeBook
 from worker.core.detection.detector import BUDGET
 from worker.core.errors import BundleError, ConfigError
-from worker.core.features import features_of
 from worker.core.health import HealthProfile, learn_profile
 from worker.core.messages import format_time_us
 from worker.models.bundle import OnnxModel, load_bundle
@@ -115,7 +113,6 @@ def train(
     readings = without_repeats(readings)
     if spec.window is None:
         spec = spec.with_window(window_for(readings))
-    inputs = _features(spec, readings)
     fitted = fit(
         spec,
         readings,
@@ -123,10 +120,8 @@ def train(
         workers=workers,
         on_progress=lambda share: on_progress(0.7 * share),
     )
-    baselines = pack(Learned(fitted.baselines, _health(readings), _codes(spec, readings)))
-    features = inputs.astype(np.float64)
-    forest = IsolationForest(n_estimators=TREES, max_samples=MAX_SAMPLES, random_state=seed)
-    forest.fit(inputs)
+    baselines = pack(Learned(fitted.baselines, _health(readings), fitted.codes))
+    forest, inputs = fitted.forest, fitted.inputs
     scores = _score(to_onnx(forest, {}), inputs, lambda share: on_progress(0.7 + 0.3 * share))
     parity = _parity(forest, inputs, scores)
     threshold = round(float(np.quantile(scores, CONTAMINATION)), 6)
@@ -146,7 +141,7 @@ def train(
         ),
         training=_described(readings, len(inputs), seed),
         spec=spec.to_dict(),
-        feature=_learned_features(spec, features),
+        feature=_learned_features(spec, inputs.astype(np.float64)),
         golden=_golden(inputs, scores),
     )
     content = to_onnx(forest, metadata_props(manifest))
@@ -199,12 +194,6 @@ def _health(readings: MachineReadings) -> HealthProfile:
     return learn_profile(readings.machine_ids, readings.starts, readings.times_us, readings.values)
 
 
-def _codes(spec: ChannelSpec, readings: MachineReadings) -> CodeBook:
-    nothing = [None] * len(readings)
-    columns = [readings.categories.get(channel.name, nothing) for channel in spec.events]
-    return CodeBook.learn(len(readings), columns)
-
-
 def _described(readings: MachineReadings, rows: int, seed: int) -> TrainingData:
     return TrainingData(
         source=readings.source,
@@ -215,28 +204,6 @@ def _described(readings: MachineReadings, rows: int, seed: int) -> TrainingData:
         interval_s=(interval_us(readings) or 0.0) / US_PER_S,
         seed=seed,
     )
-
-
-def _features(spec: ChannelSpec, readings: MachineReadings) -> NDArray[np.float32]:
-    """Features (n, F) of all rows that are not late; never-seen channels take the median."""
-    ids = [readings.machine_ids[machine] for machine in readings.machines.tolist()]
-    features, scored = features_of(spec, ids, readings.times_us, readings.values)
-    features = features[scored]
-    if len(features) < MIN_ROWS:
-        raise ConfigError(
-            f"--data: {len(features)} usable readings are too few to train on; "
-            f"give at least {MIN_ROWS}."
-        )
-    missing = np.isnan(features)
-    for name, column in zip(spec.feature_names, missing.T, strict=True):
-        if column.all():
-            raise ConfigError(
-                f"--data: there is no usable reading for feature {name!r}; give data with all "
-                "channels, or remove the channel from the specification."
-            )
-    if missing.any():
-        features = np.where(missing, np.nanmedian(features, axis=0), features)
-    return features
 
 
 def _score(

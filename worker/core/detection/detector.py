@@ -8,16 +8,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.core.channels import US_PER_S, ChannelSpec, Kind
+from worker.core.channels import US_PER_S, ChannelSpec
+from worker.core.codes import Code, CodeBook
 from worker.core.detection import decision, streams
 from worker.core.detection.baselines import (
     INTERVAL_US,
     PRIOR,
     RESIDUAL,
-    SEASONAL,
     STREAMS,
+    WINDOW,
     Baselines,
 )
+from worker.core.features import assemble, derive
 from worker.core.table import Field, Fields, MachineTable
 
 DAY_US = 86_400 * US_PER_S
@@ -59,7 +61,9 @@ class Detector:
 
     Args:
         baselines: what training learned.
-        model: the isolation forest, or None to do without.
+        model: the isolation forest.
+        expected: (F,) what each of the model's inputs usually is.
+        codes: how rare status codes were in training.
         budget: false episodes per machine and day that are tolerated.
         threshold: score that pins the threshold instead.
     """
@@ -68,14 +72,20 @@ class Detector:
 
     def __init__(
         self,
+        spec: ChannelSpec,
         baselines: Baselines,
-        model: Model | None = None,
+        codes: CodeBook,
+        model: Model,
+        expected: Floats,
         *,
         budget: float = BUDGET,
         threshold: float | None = None,
     ) -> None:
+        self.spec = spec
         self.baselines = baselines
+        self._codes = codes
         self._model = model
+        self._expected = expected
         self._rows = {name: k + 1 for k, name in enumerate(baselines.machine_ids.tolist())}
         self._moving = np.maximum((baselines.scale > 0.0).sum(axis=1), 1).astype(np.float64)
         if threshold is None:
@@ -94,6 +104,17 @@ class Detector:
         table["baseline"][rows] = baseline
         table["learned"][rows] = np.where(baseline == PRIOR, 0, streams.KNOWN_PLACE)[:, None]
         table["known"][rows] = self.baselines.known[baseline]
+
+    def signals(self, values: Floats, codes: Sequence[Sequence[Code | None]]) -> Floats:
+        """Signals (n, D) from readings (n, C) and the codes of the event channels."""
+        derived, surprisals = derive(self.spec, values), self._codes.surprisals(codes, len(values))
+        return np.concatenate([values, derived, surprisals], axis=1)
+
+    def scales_us(self, table: MachineTable, machines: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The long scale (n,) of the machines in table rows (n,)."""
+        known = self.baselines.machines[table["baseline"][machines]]
+        scales_us: NDArray[np.int64] = (known[:, INTERVAL_US] * known[:, WINDOW]).astype(np.int64)
+        return scales_us
 
     def follow(
         self,
@@ -146,16 +167,21 @@ class Detector:
         machines: NDArray[np.int64],
         times_us: NDArray[np.int64],
         signals: Floats,
+        aggregates: Floats,
         maintained: NDArray[np.bool_],
         relearn: NDArray[np.bool_],
     ) -> Scores:
-        """Score events in arrival order; arguments as in :meth:`follow`."""
+        """Score events in arrival order.
+
+        Args:
+            aggregates: (n, C, 5) of their windows; see :func:`worker.core.windows.aggregate`.
+            machines, times_us, signals, maintained, relearn: as in :meth:`follow`.
+        """
         found, expected, experience = self.follow(
             table, machines, times_us, signals, maintained, relearn
         )
-        forest = np.full(len(signals), np.nan, np.float32)
-        if self._model is not None and len(signals):
-            forest = self._model(inputs_of(found))
+        values = signals[:, : len(self.spec.continuous)]
+        forest = self._model(assemble(self.spec, values, aggregates, found, self._expected))
         known = self.baselines
         n = len(signals)
         scores, thresholds, confidence = np.empty(n), np.empty(n), np.empty(n)
@@ -188,19 +214,3 @@ class Detector:
             found[:, RESIDUAL].copy(),
             experience,
         )
-
-
-def inputs_of(found: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Model inputs (n, 4 D) from streams (n, STREAMS, D)."""
-    return np.clip(found[:, :SEASONAL].reshape(len(found), -1), -8.0, 8.0)
-
-
-def signals_of(spec: ChannelSpec, values: Floats) -> Floats:
-    """Signals (n, D) from readings (n, C): the readings, then what is derived from them."""
-    position = {channel.name: c for c, channel in enumerate(spec.continuous)}
-    columns = [values]
-    for feature in spec.derived:
-        a, b = (values[:, position[name]] for name in feature.operands)
-        combined = a * b if feature.kind is Kind.PRODUCT else a - b
-        columns.append((feature.factor * combined)[:, None])
-    return np.concatenate(columns, axis=1)
