@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.core.reference import Late, Reference
 from tests.core.strategies import START_US, events, make_spec, readings, specs
-from worker.core.channels import spec_from_dict
+from worker.core.channels import ChannelSpec, spec_from_dict
 from worker.core.features import FLOAT32_MAX, assemble, derive, mask_impossible
 from worker.core.state import PartitionState
 from worker.core.vocabulary import CHANNEL_KINDS, FEATURE_KINDS, STREAM_KINDS
 from worker.core.windows import EMPTY
-from worker.training.train import features_of
 
 ROLLING = ("raw", *CHANNEL_KINDS[1:], "derived")
 
@@ -67,11 +67,22 @@ def test_derived_values_are_products_and_differences_of_their_channels(data: st.
     np.testing.assert_array_equal(derive(spec, values), wanted)
 
 
+def features_in(
+    spec: ChannelSpec, values: NDArray[np.float64], expected: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
+    """Features of one machine's readings, a microsecond apart, in which no stream deviates."""
+    state = PartitionState(spec)
+    machines = np.repeat(state.indices([b"m"]), len(values))
+    aggregates, _ = state.add(machines, START_US + np.arange(len(values)), values)
+    streams = np.zeros((len(values), len(STREAM_KINDS), len(spec.signals)), np.float32)
+    if expected is None:
+        expected = np.full(len(spec.feature_names), np.nan)
+    return assemble(spec, values, aggregates, streams, expected)
+
+
 def test_a_missing_reading_counts_as_its_windows_mean() -> None:
     spec = make_spec(1, features=ROLLING)
-    features, _ = features_of(
-        spec, ["m"] * 3, START_US + np.arange(3), np.array([[2.0], [4.0], [math.nan]])
-    )
+    features = features_in(spec, np.array([[2.0], [4.0], [math.nan]]))
     last = dict(zip(spec.feature_names, features[2].tolist(), strict=True))
     assert last["c0"] == last["rolling_mean_c0"] == 3.0
     assert last["rolling_deviation_c0"] == 0.0
@@ -81,9 +92,7 @@ def test_a_missing_reading_counts_as_its_windows_mean() -> None:
 def test_a_channel_without_any_reading_takes_what_is_expected_of_each_feature() -> None:
     spec = make_spec(2, features=ROLLING)
     expected = np.arange(100.0, 100.0 + len(spec.feature_names))
-    features, _ = features_of(
-        spec, ["m"], np.array([START_US]), np.array([[math.nan, 7.0]]), expected
-    )
+    features = features_in(spec, np.array([[math.nan, 7.0]]), expected)
     by_name = dict(zip(spec.feature_names, features[0].tolist(), strict=True))
     usual = dict(zip(spec.feature_names, expected.tolist(), strict=True))
     for name in ("c0", *(f"{kind}_c0" for kind in CHANNEL_KINDS[1:]), "product", "gap"):
@@ -93,8 +102,7 @@ def test_a_channel_without_any_reading_takes_what_is_expected_of_each_feature() 
 
 def test_without_expected_values_training_sees_a_channel_never_read_as_nan() -> None:
     spec = make_spec(2)
-    features, scored = features_of(spec, ["m"], np.array([START_US]), np.array([[math.nan, 7.0]]))
-    assert scored.all()
+    features = features_in(spec, np.array([[math.nan, 7.0]]))
     assert math.isnan(features[0, 0])
 
 
@@ -116,7 +124,7 @@ def test_model_inputs_are_finite_whatever_the_readings_are() -> None:
         }
     )
     values = np.array([[1e30, -1e30], [0.1, 0.2], [1e30, 1e30]])
-    features, _ = features_of(spec, ["m"] * 3, START_US + np.arange(3), values)
+    features = features_in(spec, values)
     assert np.isfinite(features).all()
     product = spec.feature_names.index("p")
     assert features[[0, 2], product].tolist() == [-FLOAT32_MAX, FLOAT32_MAX]
