@@ -9,6 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from worker.core.episodes import EpisodeRules
 from worker.core.errors import ConfigError
+from worker.core.planned import DAY_US, WEEK_US, PlannedWindow
 from worker.settings import (
     CLIENT_BOUNDS_MS,
     MASK,
@@ -22,6 +23,7 @@ from worker.settings import (
 )
 from worker.settings_sources import variable_name
 
+HOUR_US = DAY_US // 24
 DOCS = Path(__file__).parents[1] / "docs" / "settings.md"
 
 
@@ -256,3 +258,62 @@ def test_the_rules_of_episodes_follow_each_machine_unless_they_are_set() -> None
     environ = {"DRIFTDETECTOR_EPISODES__MERGE_GAP_S": "90"}
     assert load_settings(None, environ).episodes.rules() == EpisodeRules(90_000_000, None, 0)
     assert "write at least 0" in refused({"DRIFTDETECTOR_EPISODES__COOL_DOWN_S": "-1"})
+
+
+SUNDAY_US = (10 * DAY_US + 2 * HOUR_US, 10 * DAY_US + 6 * HOUR_US)
+"""From two to six on 1970-01-11."""
+WINDOWS = """
+[[maintenance.windows]]
+machines = "mill-*"
+from = 2026-03-02T06:00:00Z
+until = 2026-03-02T08:00:00+01:00
+relearn = true
+
+[[maintenance.windows]]
+weekly = "sun 02:00-06:00"
+"""
+
+
+def test_windows_of_maintenance_come_from_the_file_or_as_json(tmp_path: Path) -> None:
+    once = PlannedWindow("mill-*", 1_772_431_200_000_000, 1_772_434_800_000_000, relearn=True)
+    settings, values = settings_with_origin(toml(tmp_path, WINDOWS), {})
+    assert settings.maintenance.planned() == [
+        once,
+        PlannedWindow("*", *SUNDAY_US, every_us=WEEK_US),
+    ]
+    (shown,) = (value.value for value in values if value.key == "maintenance.windows")
+    assert '"weekly": "sun 02:00-06:00"' in str(shown)
+
+
+def test_a_window_of_maintenance_in_the_environment_is_json() -> None:
+    name = "DRIFTDETECTOR_MAINTENANCE__WINDOWS"
+    entry = {"from": "2026-03-02T06:00:00Z", "until": "2026-03-02T07:00:00Z", "relearn": True}
+    settings = load_settings(None, {name: json.dumps([entry])})
+    assert settings.maintenance.planned() == [
+        PlannedWindow("*", 1_772_431_200_000_000, 1_772_434_800_000_000, relearn=True)
+    ]
+    assert refused({name: "[{"}).startswith(f"{name}: not a JSON array; write for example")
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"weekly": "sunday at two"}, 'write a day and times in UTC, such as "sun 02:00-06:00"'),
+        ({"machines": "mill-*"}, "it has no time; write from and until, or weekly"),
+        ({"from": "2026-03-02T06:00:00Z"}, "it has no time"),
+        ({"from": "2026-03-02T06:00:00", "until": "2026-03-02T07:00:00"}, "timezone"),
+        ({"from": "2026-03-02T06:00:00Z", "until": "2026-03-02T06:00:00Z"}, "write a later until"),
+        ({"weekly": "sun 02:00-06:00", "until": "2026-03-02T06:00:00Z"}, "remove them, or it"),
+        ({"weekly": "sun 02:00-06:00", "relern": True}, "unknown field `relern`"),
+        ({"weekly": "sun 02:00-06:00", "machines": ""}, "length >= 1"),
+    ],
+)
+def test_a_window_that_cannot_be_meant_is_refused_with_its_number(
+    entry: dict[str, object], says: str
+) -> None:
+    windows = [{"weekly": "sun 02:00-06:00"}, entry]
+    sentence = refused({"DRIFTDETECTOR_MAINTENANCE__WINDOWS": json.dumps(windows)})
+    assert sentence.startswith(
+        "maintenance.windows (DRIFTDETECTOR_MAINTENANCE__WINDOWS): window 2:"
+    )
+    assert says in sentence

@@ -9,6 +9,7 @@ Every key is explained in ``docs/settings.md``.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 import socket
@@ -47,6 +48,7 @@ from worker.settings_sources import (
 
 if TYPE_CHECKING:
     from worker.core.episodes import EpisodeRules
+    from worker.core.planned import PlannedWindow
 
 MASK = "**********"
 _BROKER = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:(\d{1,5}))?$")
@@ -232,6 +234,38 @@ class EpisodeSettings(_Section):
         )
 
 
+class MaintenanceSettings(_Section):
+    """Planned maintenance that machines do not announce themselves.
+
+    Attributes:
+        windows: each with ``machines``, ``from`` and ``until`` or ``weekly``, and ``relearn``.
+    """
+
+    windows: list[dict[str, Any]] = Field(default_factory=list)
+
+    @field_validator("windows")
+    @classmethod
+    def _check_windows(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        _planned_windows(value)
+        return value
+
+    def planned(self) -> list[PlannedWindow]:
+        """As the core takes them."""
+        return _planned_windows(self.windows)
+
+
+def _planned_windows(entries: list[dict[str, Any]]) -> list[PlannedWindow]:
+    windows = []
+    for number, entry in enumerate(entries, 1):
+        from worker.core.planned import parse_window  # numpy: only who has windows loads it
+
+        try:
+            windows.append(parse_window(entry))
+        except ValueError as error:
+            raise ValueError(f"window {number}: {error}") from error
+    return windows
+
+
 class HttpSettings(_Section):
     """The worker's own port, for ``/health`` and ``/metrics``.
 
@@ -276,6 +310,7 @@ class Settings(BaseSettings):
     topics: TopicSettings = Field(default_factory=TopicSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     episodes: EpisodeSettings = Field(default_factory=EpisodeSettings)
+    maintenance: MaintenanceSettings = Field(default_factory=MaintenanceSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
@@ -396,5 +431,7 @@ def _shown(settings: Settings) -> Iterator[tuple[str, str | int | None]]:
         if isinstance(value, dict):
             for client_key, item in value.items():
                 yield f"{key}.{client_key}", MASK if isinstance(item, SecretStr) else item
+        elif isinstance(value, list):
+            yield key, json.dumps(value, default=str)
         else:
             yield key, MASK if isinstance(value, SecretStr) else value

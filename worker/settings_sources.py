@@ -6,6 +6,7 @@ Knows nothing of the sections themselves: ``worker/settings.py`` passes its clas
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
@@ -43,6 +44,17 @@ def variable_name(key: str) -> str:
 def is_secret(key: str) -> bool:
     """Whether the value of ``key`` must not be shown: passwords, tokens, private keys."""
     return bool(_SECRET_KEY.search(key))
+
+
+_JSON = {
+    variable_name("kafka.client"): (
+        'not a JSON object; write for example \'{"security.protocol": "SSL"}\''
+    ),
+    variable_name("maintenance.windows"): (
+        'not a JSON array; write for example \'[{"machines": "mill-*", '
+        '"weekly": "sun 02:00-06:00"}]\''
+    ),
+}
 
 
 class _EnvironmentSource(EnvSettingsSource):
@@ -116,10 +128,17 @@ def read_environment(
     try:
         return flatten(_EnvironmentSource(settings_class, ours)())
     except SettingsError as error:
-        raise ConfigError(
-            f"{variable_name('kafka.client')}: not a JSON object; write for example "
-            '\'{"security.protocol": "SSL"}\'.'
-        ) from error
+        # It names the section only; the key is the one whose text is not JSON.
+        name = next(name for name in _JSON if name in ours and not _is_json(ours[name]))
+        raise ConfigError(f"{name}: {_JSON[name]}.") from error
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_service_link(name: str, value: str) -> bool:

@@ -7,13 +7,17 @@ itself is :mod:`worker.core.maintenance`'s business.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import cached_property
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from worker.core.messages import AwareTime, to_time_us
 
 DAY_US = 86_400_000_000
 WEEK_US = 7 * DAY_US
@@ -61,6 +65,48 @@ class PlannedWindow:
         if self.every_us:
             return times_us - (times_us - self.until_us) % self.every_us
         return np.where(times_us >= self.until_us, self.until_us, 0)
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True, rename={"from_": "from"}):
+    """One window as it is written in the settings."""
+
+    machines: Annotated[str, msgspec.Meta(min_length=1)] = "*"
+    from_: AwareTime | None = None
+    until: AwareTime | None = None
+    weekly: str | None = None
+    relearn: bool = False
+
+
+def parse_window(entry: Mapping[str, Any]) -> PlannedWindow:
+    """Read a window as it is written in the settings.
+
+    Raises:
+        ValueError: saying what is wrong and what to write.
+    """
+    try:
+        read = msgspec.convert(entry, _Entry)
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            f"{str(error).replace('`$.', '`')}; write machines, from and until or weekly, and "
+            "relearn"
+        ) from error
+    if read.weekly is not None:
+        if read.from_ is not None or read.until is not None:
+            raise ValueError("weekly stands for from and until; remove them, or it")
+        span_us = parse_weekly(read.weekly)
+        if span_us is None:
+            raise ValueError(
+                f"weekly {read.weekly!r} is not readable; write a day and times in UTC, such as "
+                '"sun 02:00-06:00"'
+            )
+        return PlannedWindow(read.machines, *span_us, read.relearn, WEEK_US)
+    if read.from_ is None or read.until is None:
+        raise ValueError("it has no time; write from and until, or weekly")
+    if read.until <= read.from_:
+        raise ValueError(f"it ends at {read.until}, before it begins; write a later until")
+    return PlannedWindow(
+        read.machines, to_time_us(read.from_), to_time_us(read.until), read.relearn
+    )
 
 
 def parse_weekly(text: str) -> tuple[int, int] | None:
