@@ -24,8 +24,7 @@ PERSISTS = 3
 ones are real."""
 SOUND_READINGS = 10
 QUIET_READINGS = 60
-"""A glitching sensor is sound again after so many good readings in a row; no other condition
-takes longer either."""
+"""So many good readings in a row end a condition that leaves out single readings only."""
 RETURNED_EVENTS = 3
 RATE_MEMORY = 32.0
 PATIENCE_SHIFT = 10
@@ -110,8 +109,9 @@ def _notice_return(told, row, m, t, moments, flags):  # type: ignore[no-untyped-
 def _keep_pace(t, clock_us, interval_us, base_us, m, moments, paces):  # type: ignore[no-untyped-def]
     """Follow how often a machine is heard.
 
-    Patience grows with the gaps that happen, so a gateway that sends its events in batches
-    is called silent once or twice, not between all its batches.
+    Patience goes by the partition's clock, and grows with the gaps that happen: so a gateway
+    that sends its events in batches is called silent once or twice, not between all its
+    batches. The rest goes by the machine's own times, and does not depend on others.
 
     Args:
         interval_us: the usual interval.
@@ -135,12 +135,12 @@ def _keep_pace(t, clock_us, interval_us, base_us, m, moments, paces):  # type: i
         decayed_us = patience_us - ((patience_us - base_us) >> PATIENCE_SHIFT)
         moments[m, PATIENCE] = max(base_us, decayed_us, 3 * min(gap_us, patience_us) // 2)
     pace_s = np.float64(paces[m, PACE])
-    if t >= moments[m, NEWEST]:
-        apart_s = min((t - moments[m, NEWEST]) / 1e6, 8.0 * pace_s)
-        pace_s += (apart_s - pace_s) / RATE_MEMORY
+    apart_us = t - moments[m, NEWEST]
+    if apart_us >= 0:
+        pace_s += (min(apart_us / 1e6, 8.0 * pace_s) - pace_s) / RATE_MEMORY
         paces[m, PACE] = pace_s
         moments[m, NEWEST] = t
-    if gap_us > patience_us:
+    if apart_us > base_us:
         return 0.0
     return usual_s / pace_s if 0.0 < pace_s < usual_s else 1.0
 
@@ -156,7 +156,8 @@ def _compare_clocks(t, record_us, limit_s, m, moments, paces, flags):  # type: i
         Whether the clock is wrong from now on: 1, right again: -1, or as before: 0.
     """
     fresh_s = np.float32((t - record_us) / 1e6)
-    if flags[m, SKEW_COUNT] == 0:
+    if flags[m, SKEW_COUNT] == 0 or record_us < moments[m, SKEW_BLOCK]:
+        flags[m, SKEW_COUNT] = 0
         moments[m, SKEW_BLOCK] = record_us
         paces[m, PEAK] = fresh_s
     paces[m, PEAK] = max(paces[m, PEAK], fresh_s)
@@ -226,16 +227,18 @@ def _judge(  # type: ignore[no-untyped-def]
     return (GLITCH if returned else NONE), False
 
 
-@njit("i8(i8, i8, i8)", cache=True, nogil=True)
-def _recovery(state, most_repeats, most_absent):  # type: ignore[no-untyped-def]
-    """How many good readings end a condition: as many as began it, within reason."""
-    if state == GLITCH:
-        return QUIET_READINGS
+@njit("i8(i8, i8)", cache=True, nogil=True)
+def _recovery(state, most_repeats):  # type: ignore[no-untyped-def]
+    """How many good readings end a condition.
+
+    Where they are left out meanwhile no more than it takes; elsewhere it costs nothing to wait
+    whether a sensor that comes and goes is sound.
+    """
     if state == STUCK:
-        return min(most_repeats + 1, QUIET_READINGS)
-    if state == MISSING:
-        return min(most_absent, QUIET_READINGS)
-    return SOUND_READINGS
+        return min(2 * most_repeats, QUIET_READINGS)
+    if state == OUT_OF_RANGE:
+        return SOUND_READINGS
+    return QUIET_READINGS
 
 
 @njit(
@@ -367,11 +370,11 @@ def check(  # type: ignore[no-untyped-def]
                 last, pending, runs, states,
             )  # fmt: skip
             if condition != NONE or states[m, c, STATE] != NONE:
-                recovery = _recovery(states[m, c, STATE], most_repeats, most_absent)
+                recovery = _recovery(states[m, c, STATE], most_repeats)
                 told = _change(
                     told, i, m, c, t, x, condition, bad, recovery, pending, runs, states, opened
                 )
-            if bad or NONE < states[m, c, STATE] <= OUT_OF_RANGE:
+            if bad or states[m, c, STATE] == STUCK or states[m, c, STATE] == OUT_OF_RANGE:
                 usable[i, c] = np.nan
     events, figures, count = told
     return events[:count], figures[:count]

@@ -87,10 +87,10 @@ def _effect(transition: Transition, channel: Channel | None) -> str:
     if transition.kind == "clock-skew":
         return "scores are not changed; the times of the machine's outputs are wrong by as much"
     assert channel is not None  # all other kinds are those of a channel
+    if transition.kind == "missing":
+        return f"scores go without {channel.name} while it is absent"
     if transition.kind == "glitch":
-        return (
-            f"such readings of {channel.name} are left out of aggregates and scores, others count"
-        )
+        return f"such readings of {channel.name} are left out of aggregates and scores"
     return f"{channel.name} is left out of aggregates and scores until this closes"
 
 
