@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from worker.cli.context import context_of
+from worker.cli.progress import progress_bar
 from worker.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _list(
     from worker.letters.search import newest, search
 
     kind, selection = _kind(name), _selection(conditions)
-    with _cluster(context) as cluster, _progress(f"reading {kind.plural}") as progress:
+    with _cluster(context) as cluster, progress_bar(f"reading {kind.plural}") as progress:
         ranges = cluster.ranges(kind.topic(cluster.settings), selection.since_ms)
         found = search(cluster, kind, selection, ranges, progress)
         letters, summary = newest(found, limit)
@@ -242,7 +242,7 @@ def _replay(
             return search(cluster, kind, selection, ranges, progress)
 
         plan = Tally()
-        with _progress(f"reading {kind.plural}") as progress:
+        with progress_bar(f"reading {kind.plural}") as progress:
             for _ in chooser.choose(letters(progress), plan):
                 pass
         view.print_plan(kind, plan, source, rate)
@@ -253,7 +253,7 @@ def _replay(
         replayer = Replayer(cluster, replays)
         tally = Tally()
         try:
-            with _progress(f"replaying {kind.plural}") as progress:
+            with progress_bar(f"replaying {kind.plural}") as progress:
                 events = chooser.choose(letters(lambda *_: None), tally)
                 replayer.publish(events, rate, tally, lambda n: progress(n, plan.events))
         except KeyboardInterrupt:
@@ -330,15 +330,3 @@ def _confirm(events: int) -> None:
         raise ConfigError("nothing was replayed: there is no terminal to ask; add --yes.")
     if not typer.confirm(f"Replay {events:,} events?", err=True):
         raise typer.Exit(EXIT_NOT_CONFIRMED)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Progress]:
-    """A bar on stderr while it is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, size: bar.update(task, completed=done, total=size)

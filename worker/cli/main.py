@@ -20,6 +20,7 @@ COMMAND_MODULES = (
     "worker.cli.topics",
     "worker.cli.schemas",
     "worker.cli.letters",
+    "worker.cli.maintenance",
     "worker.cli.doctor",
     "worker.cli.health",
     "worker.cli.simulate",
