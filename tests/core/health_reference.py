@@ -51,8 +51,14 @@ class Machine:
 
 class Reference:
     def __init__(
-        self, profile: HealthProfile, rows: list[int], grace_us: int, skew_limit_s: float
+        self,
+        profile: HealthProfile,
+        rows: list[int],
+        bounds: list[tuple[float, float]],
+        grace_us: int,
+        skew_limit_s: float,
     ) -> None:
+        self.bounds = bounds
         self.profile = profile
         self.rows = rows
         self.grace_us = grace_us
@@ -198,6 +204,9 @@ class Reference:
         returned, channel.bad = channel.bad > 0, 0
         channel.repeats = channel.repeats + 1 if x == channel.last else 0
         channel.last = x
-        if 0 < stuck <= channel.repeats and low < np.float32(x) < high:
+        ordinary = low < np.float32(x) < high
+        near = low - (high - low) / 4 <= x <= high + (high - low) / 4
+        may_rest = not near or x in (0.0, *self.bounds[c]) or np.float32(x) in (low, high)
+        if 0 < stuck <= channel.repeats and (ordinary or not may_rest):
             return "stuck", False
         return ("glitch" if returned else None), False

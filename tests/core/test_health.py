@@ -158,8 +158,13 @@ def test_a_sensor_that_sticks_again_before_it_is_sound_stays_one_fault() -> None
     assert [what for *_, what in follow(force).told()] == ["opened", "closed"]
 
 
-@pytest.mark.parametrize("rest", [0.0, 20.0, 80.0, 95.0, 500.0])
-def test_readings_that_rest_at_or_beyond_the_end_of_their_range_are_not_stuck(rest: float) -> None:
+def test_a_reading_that_freezes_just_outside_its_usual_range_is_stuck() -> None:
+    told = follow([*ordinary(20), *[82.25] * 30]).told()
+    assert [kind for kind, *_ in told] == ["stuck"]
+
+
+@pytest.mark.parametrize("rest", [0.0, 20.0, 80.0, 95.5, 500.0])
+def test_readings_where_machines_rest_are_not_stuck(rest: float) -> None:
     force = [*ordinary(20), *[rest] * 100, *ordinary(20)]
     result = follow(force, reach=1000.0)
     assert result.transitions == []
@@ -378,7 +383,7 @@ def test_what_a_forgotten_machine_has_open_ends() -> None:
 
 
 VALUES = st.one_of(
-    st.sampled_from([NAN, 0.0, 20.0, 55.5, 60.25, 400.0, 460.0, 9999.0, -1.0]),
+    st.sampled_from([NAN, 0.0, 20.0, 55.5, 60.25, 90.0, 400.0, 460.0, 9999.0, -1.0]),
     st.floats(20.0, 80.0, width=32),
 )
 
@@ -411,7 +416,11 @@ def healths(draw: st.DrawFn) -> Health:
 def test_the_kernel_does_what_the_documentation_says(events: Events, health: Health) -> None:
     result = run(events, health)
     reference = Reference(
-        health.profile, [1, 2, 0], health.spec.grace_us, health.spec.max_future_us / 2e6
+        health.profile,
+        [1, 2, 0],
+        [(0.0, 500.0), (-math.inf, math.inf)],
+        health.spec.grace_us,
+        health.spec.max_future_us / 2e6,
     )
     columns = zip(*(column.tolist() for column in events), strict=True)
     usable = [reference.event(row, *columns_) for row, columns_ in enumerate(columns)]

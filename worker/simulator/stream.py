@@ -258,7 +258,9 @@ class Simulator:
                 # One kind of gateway sends null, the other leaves the field out.
                 absent[rows, m] = fault.severity > 1.0
             elif fault.kind == "glitch":
-                hit = rows & glitches[:, m, c]
+                # The first reading in any case: short faults at long intervals have few.
+                first_tick = effects.times_us < fault.start_us + self._interval_us
+                hit = rows & (glitches[:, m, c] | first_tick)
                 values[hit, m, c] = absurd[hit, m, c]
             elif rows.any():
                 first = float(values[np.argmax(rows), m, c])

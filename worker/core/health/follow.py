@@ -61,12 +61,19 @@ class Health:
     """Judges sensors against what training showed. Holds no state but the profile.
 
     Args:
-        spec: its grace and ``max_future`` are limits too.
+        spec: its physical ranges, grace and ``max_future`` are limits too.
     """
 
     def __init__(self, spec: ChannelSpec, profile: HealthProfile) -> None:
         self.spec = spec
         self.profile = profile
+        infinite = float("inf")
+        self._bounds = np.array(
+            [
+                [-infinite if c.min is None else c.min, infinite if c.max is None else c.max]
+                for c in spec.continuous
+            ]
+        )
         self._rows = {
             machine_id: row for row, machine_id in enumerate(profile.machine_ids, start=1)
         }
@@ -116,6 +123,7 @@ class Health:
             record_times_us,
             np.ascontiguousarray(values),
             impossible,
+            self._bounds,
             self.spec.grace_us,
             self.spec.max_future_us / 2e6,
             self.profile.ranges,

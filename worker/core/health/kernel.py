@@ -26,6 +26,8 @@ SOUND_READINGS = 10
 QUIET_READINGS = 60
 """So many good readings in a row end a condition that leaves out single readings only."""
 RETURNED_EVENTS = 3
+MARGIN = 0.25
+"""Share of the usual range that ordinary readings may be outside of it."""
 RATE_MEMORY = 32.0
 PATIENCE_SHIFT = 10
 """What a long gap added to a machine's patience decays by 2^-10 an event."""
@@ -173,23 +175,40 @@ def _compare_clocks(t, record_us, limit_s, m, moments, paces, flags):  # type: i
     return -1 if error_s <= 0.5 * limit_s or not is_steady else 0
 
 
+@njit("b1(f8, f4[::1], f8[::1])", cache=True, nogil=True)
+def _rests(x, usual, bounds):  # type: ignore[no-untyped-def]
+    """Whether a machine may rest at a reading, so that a sound sensor repeats it.
+
+    It may at the ends of the usual range, at zero or a physical limit that is no ordinary
+    reading, and far outside of the usual range: at a standstill, at full load, at what the
+    sensor can just show.
+    """
+    low, high = usual[LOW], usual[HIGH]
+    short = np.float32(x)
+    if low < short < high:
+        return False
+    margin = MARGIN * (high - low)
+    at_limit = short in (low, high) or x in (0.0, bounds[0], bounds[1])
+    return at_limit or x < low - margin or x > high + margin
+
+
 @njit(
-    "Tuple((i8, b1))(f8, b1, f4[::1], i8, i8, b1, i8, i8, f8[:, ::1], f4[:, ::1],"
+    "Tuple((i8, b1))(f8, b1, f4[::1], f8[:, ::1], i8, i8, b1, i8, i8, f8[:, ::1], f4[:, ::1],"
     "u2[:, :, ::1], u1[:, :, ::1])",
     cache=True,
     nogil=True,
 )
 def _judge(  # type: ignore[no-untyped-def]
-    x, impossible, usual, most_repeats, most_absent, calm, m, c, last, pending, runs, states
+    x, impossible, usual, bounds, most_repeats, most_absent, calm, m, c, last, pending, runs, states
 ):
     """What one reading is evidence of, and whether it is bad itself.
 
-    What freezes at an ordinary value is stuck, and so is what froze after a jump that no
-    machine can make. At the end of the usual range or beyond it readings may freeze with the
-    machine: at a standstill, at full load, at what the sensor can still show.
+    What freezes where machines do not rest is stuck, and so is what froze after a jump that
+    no machine can make.
 
     Args:
         usual: (3,) range and reach of the channel in the profile.
+        bounds: (C, 2) physical ranges.
         most_repeats, most_absent: so many in a row are a fault; 0: any number is usual.
         calm: whether the event before was made shortly before.
         m, c: machine and channel.
@@ -222,7 +241,7 @@ def _judge(  # type: ignore[no-untyped-def]
     states[m, c, BAD] = 0
     runs[m, c, REPEATS] = min(runs[m, c, REPEATS] + 1, FULL) if x == last[m, c] else 0
     last[m, c] = x
-    if 0 < most_repeats <= runs[m, c, REPEATS] and usual[LOW] < np.float32(x) < usual[HIGH]:
+    if 0 < most_repeats <= runs[m, c, REPEATS] and not _rests(x, usual, bounds[c]):
         return STUCK, False
     return (GLITCH if returned else NONE), False
 
@@ -274,7 +293,7 @@ def _change(  # type: ignore[no-untyped-def]
 
 @njit(
     "Tuple((i8[:, ::1], f8[::1]))"
-    "(i8, i8[::1], i8[::1], i8[::1], f8[:, ::1], b1[:, ::1], i8, f8,"
+    "(i8, i8[::1], i8[::1], i8[::1], f8[:, ::1], b1[:, ::1], f8[:, ::1], i8, f8,"
     "f4[:, :, ::1], u2[:, :, ::1], i8[:, ::1], u4[::1], f8[:, ::1], f4[:, ::1], u2[:, :, ::1],"
     "u1[:, :, ::1], i8[:, ::1], i8[:, ::1], f4[:, ::1], u1[:, ::1], f8[:, ::1])",
     cache=True,
@@ -287,6 +306,7 @@ def check(  # type: ignore[no-untyped-def]
     record_times_us,
     values,
     impossible,
+    bounds,
     grace_us,
     skew_limit_s,
     ranges,
@@ -309,6 +329,7 @@ def check(  # type: ignore[no-untyped-def]
         clock_us: the partition's clock before the first event.
         machines, times_us, record_times_us: (n,).
         values, impossible: (n, C).
+        bounds: (C, 2) physical range of each channel; infinite where there is none.
         skew_limit_s: how wrong a gateway's clock may be.
         ranges, limits, usual_us: the profile.
         profiles: (M,) row of the profile; all from here to ``flags`` in and out.
@@ -366,8 +387,8 @@ def check(  # type: ignore[no-untyped-def]
             most_repeats = np.int64(limits[p, c, REPEATS] * max(often, 1.0))
             most_absent = np.int64(limits[p, c, ABSENT] * max(often, 1.0)) * expected
             condition, bad = _judge(
-                x, impossible[i, c], ranges[p, c], most_repeats, most_absent, often > 0.0, m, c,
-                last, pending, runs, states,
+                x, impossible[i, c], ranges[p, c], bounds, most_repeats, most_absent, often > 0.0,
+                m, c, last, pending, runs, states,
             )  # fmt: skip
             if condition != NONE or states[m, c, STATE] != NONE:
                 recovery = _recovery(states[m, c, STATE], most_repeats)
