@@ -132,10 +132,12 @@ def test_the_schema_of_events_agrees_with_the_decoder() -> None:
 
 def test_fields_are_described_from_the_docstrings() -> None:
     anomaly = schema_documents(default_spec())["anomaly.json"]
-    assert anomaly["description"] == "One reading that the model finds abnormal; key: machine_id."
+    assert (
+        anomaly["description"] == "One reading that is abnormal for its machine; key: machine_id."
+    )
     assert "lower is worse" in anomaly["properties"]["anomaly_score"]["description"]
     cause = anomaly["$defs"]["Cause"]["properties"]
-    assert cause["value"]["description"] == cause["expected"]["description"] == "in unit."
+    assert cause["expected"]["description"] == "in unit; null for codes."
     channels = schema_documents(default_spec())["channels.json"]
     low = channels["$defs"]["Channel"]["properties"]["min"]["description"]
     assert low.endswith("a reading outside is a glitch and is masked, not scored as an anomaly.")

@@ -17,6 +17,7 @@ import msgspec
 
 from worker.core import messages
 from worker.core.channels import Channel, ChannelSpec, Derived, SpecFile, WindowSpec
+from worker.core.explanation import describe
 from worker.core.vocabulary import FeatureGroup
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -134,7 +135,7 @@ def example_anomaly(spec: ChannelSpec) -> Document:
     """An anomaly whose first channel is far above what training saw."""
     channel = spec.continuous[0]
     expected = _middle(channel)
-    cause = messages.Cause(channel.name, channel.name, channel.unit, expected * 3, expected, 8.25)
+    cause = messages.Cause(channel.name, channel.unit, expected * 3, expected, 8.25, 0.912)
     event = example_event(spec)
     values = {c.name: event[c.name] for c in spec.continuous} | {channel.name: cause.value}
     return _plain(
@@ -146,11 +147,14 @@ def example_anomaly(spec: ChannelSpec) -> Document:
             anomaly_score=-0.71,
             threshold=-0.58,
             confidence=0.9993,
+            experience=1.0,
             severity="high",
-            reason=messages.reason_sentence([cause]),
+            episode_id="mill-07@2026-03-02T06:15:30.250000Z",
+            reason=describe(cause),
             causes=[cause],
+            channels=list(values),
             values=values,
-            categories={c.name: c.values[0] for c in spec.categorical},
+            categories={c.name: event[c.name] for c in (*spec.categorical, *spec.events)},
             model_version=f"{spec.name}/1.0.0",
         )
     )

@@ -7,14 +7,13 @@ from typing import get_args
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.core.events import EARLIEST_US, LATEST_US
 from worker.core.messages import (
     DEAD_LETTER_REASONS,
     MAX_PAYLOAD_BYTES,
-    Cause,
     DeadLetter,
     DeadLetterReason,
     LateEvent,
@@ -24,7 +23,6 @@ from worker.core.messages import (
     encode,
     format_time_us,
     late_event,
-    reason_sentence,
 )
 
 ORIGIN = Origin("sensor-events", 3, 17)
@@ -73,57 +71,6 @@ def test_lateness_is_the_distance_to_the_watermark() -> None:
 
 def test_equal_messages_have_equal_bytes_in_the_order_of_their_fields() -> None:
     assert encode(ORIGIN) == b'{"topic":"sensor-events","partition":3,"offset":17}'
-
-
-def cause(value: float, expected: float, deviation: float = 3.0, unit: str = "") -> Cause:
-    return Cause("speed", "speed", unit, value, expected, deviation)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected", "texts"),
-    [
-        (7.5, 2.5, ("7.5", "2.5")),
-        (1499.96, 1300.0, ("1500", "1300")),
-        (12345.6, 999.94, ("12346", "999.9")),
-        (9999.7, 1.0, ("10000", "1")),
-        (60_000.0, 1_234_567.0, ("60000", "1234567")),
-        (1e9 + 0.001, 1e9, ("1000000000.001", "1000000000.000")),
-        (0.123456, 0.123457, ("0.123456", "0.123457")),
-        (-12345.6, -0.5, ("-12346", "-0.5")),
-        (0.00012, 0.0, ("0.00012", "0")),
-        (1e30, -1e30, ("1e+30", "-1e+30")),
-        (5.0, 5.0, ("5", "5")),
-    ],
-)
-def test_a_reason_shows_numbers_as_a_gauge_would_and_tells_them_apart(
-    value: float, expected: float, texts: tuple[str, str]
-) -> None:
-    sentence = reason_sentence([cause(value, expected, unit="rpm")])
-    assert sentence == f"speed {texts[0]} rpm is 3.0 sd above the expected {texts[1]} rpm"
-
-
-def test_a_reason_says_on_which_side_and_joins_causes() -> None:
-    sentence = reason_sentence([cause(1.0, 2.0, -4.26), cause(3.0, 2.0, 2.0, "mm/s")])
-    assert sentence == (
-        "speed 1 is 4.3 sd below the expected 2; speed 3 mm/s is 2.0 sd above the expected 2 mm/s"
-    )
-
-
-def test_without_a_notable_feature_the_reason_is_their_combination() -> None:
-    assert reason_sentence([]).startswith("an unusual combination of readings")
-
-
-@example(0.0, -0.0, 0.0)
-@given(st.floats(-1e90, 1e90), st.floats(-1e90, 1e90), st.floats(-1e6, 1e6))
-def test_any_finite_cause_gives_a_short_sentence_with_different_numbers_for_different_values(
-    value: float, expected: float, deviation: float
-) -> None:
-    sentence = reason_sentence([cause(value, expected, deviation)])
-    assert len(sentence) < 120
-    words = sentence.split()
-    assert (words[1] == words[-1]) == (float(words[1]) == float(words[-1]))
-    if value != expected:
-        assert words[1] != words[-1]
 
 
 def notice(begin: object, end: object, **more: object) -> MaintenanceNotice:

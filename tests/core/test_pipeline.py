@@ -274,8 +274,8 @@ def test_an_anomaly_says_what_happened_where_and_why() -> None:
     assert anomaly.values == {"c0": None, "c1": 480.0}
     assert anomaly.categories == {"mode": "B"}
     assert anomaly.model_version == "made-up/1.0.0"
-    assert anomaly.causes[0].channel == "c1"
-    assert anomaly.reason.startswith(f"{anomaly.causes[0].feature} 480 u is ")
+    assert anomaly.channels == ["c1"]
+    assert anomaly.reason.startswith(anomaly.causes[0].channel)
     assert outputs.masked == {"c0": 1}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -86,33 +85,43 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """One feature that made a reading anomalous.
+    """One channel that made a reading anomalous.
 
     Attributes:
-        channel: the feature's name; for a window statistic, see ``feature``.
-        value, expected: in ``unit``.
-        deviation: (value - expected) in robust standard deviations of training.
+        value: the reading in ``unit``, or the machine's own code; null where there is none.
+        expected: in ``unit``; null for codes.
+        deviation: of the value from what was expected, in the machine's own standard deviations.
+        share: of all that the channels contributed, in [0, 1].
     """
 
     channel: str
-    feature: str
     unit: str
-    value: float
-    expected: float
+    value: float | str | None
+    expected: float | None
     deviation: float
+    share: float
 
 
 class Anomaly(msgspec.Struct, frozen=True):
-    """One reading that the model finds abnormal; key: machine_id.
+    """One reading that is abnormal for its machine; key: machine_id.
 
     Attributes:
         id: ``topic-partition-offset`` of the event; the same after any replay.
-        anomaly_score: in [-1, 1], lower is worse; anomalous below ``threshold``.
-        confidence: share of training readings that scored higher (less abnormal).
         timestamp: the event's own time, RFC 3339 UTC.
+        anomaly_score: in [-1, 1], lower is worse; anomalous below ``threshold``.
+        threshold: what this reading had to be below; it follows from the false-alarm budget,
+            how surprising the reading is, and whether the one before was anomalous.
+        confidence: probability that a normal reading would have been less abnormal; lower
+            while the machine warms up.
+        experience: share of the machine's warm-up that is done, in [0, 1]; 1 for the machines
+            of the training.
+        severity: of this reading by itself; its episode's also grows with duration.
+        episode_id: of the episode that the reading belongs to; null where none is open.
         reason: the causes in one readable sentence.
+        causes: the channels that contributed most, in order.
+        channels: those with a usable reading or a code; what is missing or masked is left out.
         values: the readings that were used, by channel; null where missing or masked.
-        categories: categorical channels of the event.
+        categories: categorical channels and the machine's own codes, by channel.
     """
 
     id: str
@@ -122,9 +131,12 @@ class Anomaly(msgspec.Struct, frozen=True):
     anomaly_score: float
     threshold: float
     confidence: float
+    experience: float
     severity: Severity
+    episode_id: str | None
     reason: str
     causes: list[Cause]
+    channels: list[str]
     values: dict[str, float | None]
     categories: dict[str, str]
     model_version: str
@@ -370,35 +382,6 @@ def late_event(
         origin=origin,
         payload=_base64(payload),
     )
-
-
-def reason_sentence(causes: Iterable[Cause]) -> str:
-    """Put causes into one sentence with values a technician can compare with a gauge."""
-    parts = []
-    for cause in causes:
-        side = "above" if cause.deviation > 0 else "below"
-        unit = f" {cause.unit}" if cause.unit else ""
-        value, expected = _readable(cause.value, cause.expected)
-        parts.append(
-            f"{cause.feature} {value}{unit} is {abs(cause.deviation):.1f} sd {side} "
-            f"the expected {expected}{unit}"
-        )
-    return "; ".join(parts) or "an unusual combination of readings, each within its usual range"
-
-
-def _readable(value: float, expected: float) -> tuple[str, str]:
-    """Write two numbers with four digits, or as many as it takes to tell them apart."""
-    digits = 4
-    while digits < 17 and value != expected and _plain(value, digits) == _plain(expected, digits):
-        digits += 1
-    return _plain(value, digits), _plain(expected, digits)
-
-
-def _plain(number: float, digits: int) -> str:
-    """A number with at least that many significant digits; to 1e15 with all before the point."""
-    if 9999 <= abs(number) < 1e15:
-        return f"{number:.{max(digits - len(str(int(abs(number)))), 0)}f}"
-    return f"{number:z.{digits}g}"  # z: zero has no sign
 
 
 def _base64(data: bytes) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from worker.core import messages, windows
 from worker.core.channels import ChannelSpec
 from worker.core.events import Chunk, EventDecoder, Readings
+from worker.core.explanation import UNUSUAL_COMBINATION, describe
 from worker.core.features import assemble, no_streams
 from worker.core.scoring import Model, Scoring
 from worker.core.state import PartitionState
@@ -156,9 +157,12 @@ class Pipeline:
             anomaly_score=score,
             threshold=self.scoring.threshold,
             confidence=self.scoring.confidence(score),
+            experience=1.0,
             severity=self.scoring.severity(score),
-            reason=messages.reason_sentence(causes),
+            episode_id=None,
+            reason="; ".join(map(describe, causes)) or UNUSUAL_COMBINATION,
             causes=causes,
+            channels=[name for name, value in values.items() if value is not None],
             values=values,
             categories=categories,
             model_version=self.scoring.version,

@@ -76,7 +76,7 @@ class Scoring:
             robust standard deviations, largest first.
         """
         deviation = (features - self.expected) / self.spread
-        names, units = spec.feature_names, spec.feature_units
+        units = spec.feature_units
         owners = feature_owners(spec)
         causes: dict[str, Cause] = {}
         for i in np.argsort(-np.abs(deviation), kind="stable"):
@@ -85,13 +85,13 @@ class Scoring:
             if owners[i] not in causes:
                 causes[owners[i]] = Cause(
                     channel=owners[i],
-                    feature=names[i],
                     unit=units[i],
                     value=_shortest(float(features[i])),
                     expected=float(self.expected[i]),
                     deviation=float(
                         round(np.clip(deviation[i], -LARGEST_DEVIATION, LARGEST_DEVIATION), 3)
                     ),
+                    share=0.0,
                 )
         return list(causes.values())
 
