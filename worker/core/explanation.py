@@ -219,7 +219,7 @@ def _readable(value: float, expected: float, deviation: float) -> tuple[str, str
     distance = abs(value - expected)
     largest = max(abs(value), abs(expected))
     if distance > 0.0 and deviation != 0.0 and largest < 1e15:
-        decimals = max(math.ceil(math.log10(5.0 * abs(deviation) / distance)), 0)
+        decimals = max(math.ceil(math.log10(5.0 * abs(deviation)) - math.log10(distance)), 0)
         if decimals <= MAX_DECIMALS:
             shown, usual = f"{value:z.{decimals}f}", f"{expected:z.{decimals}f}"
             return shown, usual, f"{abs(float(shown) - float(usual)):.{decimals}f}"
