@@ -98,7 +98,7 @@ def test_eighty_columns_show_all_that_matters() -> None:
         "vibration",
         "tool wear",
         "ALARM",
-        "23:59 m-0000 high torque 71.2 N*m is 8.1 sd above the expected 40.1 N*m",
+        "23:59 m-0000 high torque 71.2 N*m is 31.1 above the expected 40.1 (8.1 sd)",
         "Injected machine faults now: 8, found 4",
         "m-0000 bearing (vibration, temperature, torque) not found yet",
         "m-0001 bearing (vibration, temperature, torque) found after 6 min",
