@@ -97,6 +97,10 @@ bench-detection: $(STAMP_DEV) ## Measure detection where the truth is known; wri
 bench-restart: $(STAMP_DEV) kafka-jars ## Measure restart and memory with 10,000 and 100,000 machines (ARGS="--machines 10000")
 	@exec $(BIN)/python -m load.restart $(ARGS)
 
+.PHONY: bench-explanation
+bench-explanation: $(STAMP_DEV) ## Measure what explaining one anomaly costs, part by part
+	@exec $(BIN)/python -m load.explanation
+
 .PHONY: torture
 torture: $(STAMP_DEV) kafka-jars ## Kill, freeze and cut off workers on a real Kafka; writes build/torture.json (ARGS="--kills 5")
 	@exec $(BIN)/python -m load.torture $(ARGS)
