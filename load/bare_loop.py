@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 COMMIT_EVERY_S = 0.25
 
 
+SCORE = -0.6
+"""About what the forest's score of an anomaly is below."""
+
+
 class Stages:
     """Seconds spent by stage."""
 
@@ -101,10 +105,10 @@ def run(brokers: str, topic: str, group: str, events: int) -> dict[str, float]:
                     state.indices(cast("list[bytes]", chunk.keys)), times_us, values
                 )
                 streams = no_streams(spec, len(values))
-                features = assemble(spec, values, aggregates, streams, bundle.scoring.expected)
+                features = assemble(spec, values, aggregates, streams, bundle.expected)
             with stages.measure("onnx"):
                 scores = bundle.model(features)
-                np.flatnonzero(scores < bundle.scoring.threshold)
+                np.flatnonzero(scores < SCORE)
             seen += len(chunk)
             offsets[chunk.partition] = int(chunk.offsets[-1]) + 1
         if time.perf_counter() - committed_s > COMMIT_EVERY_S or seen >= events:

@@ -20,12 +20,13 @@ import numpy as np
 
 from load.records import iterate_topic
 from load.worker_process import load
-from worker.app import state_limits
+from worker.app import create_pipeline, state_limits
 from worker.assets import asset_dir
 from worker.core.changelog import StateReader
 from worker.core.events import Chunk
 from worker.core.messages import Origin
-from worker.core.pipeline import Outputs, Pipeline
+from worker.core.outgoing import Outputs
+from worker.core.pipeline import Pipeline
 from worker.core.state import PartitionState
 from worker.metrics import Metrics
 from worker.models.bundle import Bundle, load_bundle
@@ -99,7 +100,7 @@ def revealing_bundle(folder: Path) -> Path:
     manifest = (source / MANIFEST_NAME).read_text(encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL_NAME).write_bytes((source / MODEL_NAME).read_bytes())
-    text, replaced = re.subn(r"(?m)^threshold = .*$", "threshold = 1.0", manifest)
+    text, replaced = re.subn(r"(?m)^budget = ", "threshold = 0.999\nbudget = ", manifest)
     assert replaced == 1
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
     return folder
@@ -115,7 +116,7 @@ def judge(
         applications: settings of each, as its workers had them.
         partitions: of the input topic and of each output topic.
     """
-    pipeline = Pipeline(bundle.spec, bundle.scoring, bundle.model)
+    pipeline = create_pipeline(load(applications[0]), bundle)
     limits = state_limits(load(applications[0]), bundle)
     verdicts = [Verdict() for _ in applications]
     brokers = applications[0]["kafka.brokers"]

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker.core.messages import DEAD_LETTER_REASONS
-from worker.core.pipeline import Outputs
+from worker.core.outgoing import Outputs
 from worker.metrics import TELL_OF_REFUSALS_EVERY_S, Metrics
 
 

@@ -16,9 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import faust
-import numpy as np
 from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
-from numpy.typing import NDArray
 
 from worker.agents.scoring import add_scoring_agent
 from worker.api.status import Status, StatusServer
@@ -77,7 +75,7 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
     destinations = _destinations(settings, metadata)
     metrics = Metrics()
     metrics.set_model(bundle.model_version, bundle.framework)
-    pipeline = Pipeline(bundle.spec, bundle.scoring, bundle.model)
+    pipeline = create_pipeline(settings, bundle)
     limits = state_limits(settings, bundle)
 
     app = WorkerApp(
@@ -137,6 +135,16 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
         await app.loop.run_in_executor(None, app.transport.look_for_orphans)
 
     return app
+
+
+def create_pipeline(settings: Settings, bundle: Bundle) -> Pipeline:
+    """The pipeline of a worker with these settings."""
+    return bundle.pipeline(
+        budget=settings.detection.budget,
+        threshold=settings.detection.threshold,
+        rules=settings.episodes.rules(),
+        planned=settings.maintenance.planned(),
+    )
 
 
 def state_limits(settings: Settings, bundle: Bundle) -> StateLimits:
@@ -223,16 +231,11 @@ def rebuild_state(settings: Settings, on_progress: OnProgress) -> Iterator[Rebui
         group=settings.worker.app_id,
         source=destinations.source,
         changelog=destinations.changelog,
-        # State does not depend on scores, and the model takes most of the time.
-        pipeline=Pipeline(bundle.spec, bundle.scoring, _score_nothing),
+        pipeline=create_pipeline(settings, bundle),
         new_state=lambda next_offset: PartitionState(bundle.spec, next_offset, limits),
         on_progress=on_progress,
     )
     yield from rebuild.run(len(metadata.topics[destinations.source].partitions))
-
-
-def _score_nothing(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.full(len(features), np.inf, np.float32)
 
 
 @contextmanager
@@ -269,6 +272,8 @@ def _destinations(settings: Settings, metadata: ClusterMetadata) -> Destinations
     names = settings.topics
     streams = {
         "anomalies": names.anomalies,
+        "anomaly-episodes": names.anomaly_episodes,
+        "sensor-health": names.sensor_health,
         "late-events": names.late_events,
         "dead-letters": names.dead_letters,
     }

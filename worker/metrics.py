@@ -10,13 +10,14 @@ import collections
 import logging
 import time
 from collections.abc import Callable, Mapping
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from worker.core.messages import DEAD_LETTER_REASONS
-from worker.core.pipeline import Outputs
+from worker.core.messages import DEAD_LETTER_REASONS, EpisodeStatus, HealthKind
+from worker.core.outgoing import Outputs
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,22 @@ class Metrics:
         self._anomalies = Counter(
             "anomalies_detected_total", "Anomalies published.", registry=registry
         )
+        self._episodes = Counter(
+            "episodes_total",
+            "Episodes published, by what was told of them.",
+            ["status"],
+            registry=registry,
+        )
+        for status in get_args(EpisodeStatus):
+            self._episodes.labels(status)
+        self._health = Counter(
+            "sensor_conditions_total",
+            "Faulty conditions of sensors that were opened.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in get_args(HealthKind):
+            self._health.labels(kind)
         self._late = Counter(
             "late_events_total", "Events older than their machine's watermark.", registry=registry
         )
@@ -135,6 +152,10 @@ class Metrics:
         self._events.labels(partition).inc(outputs.events)
         self._scored.inc(outputs.scored)
         self._anomalies.inc(outputs.anomalies)
+        for status, count in outputs.episodes.items():
+            self._episodes.labels(status).inc(count)
+        for kind, count in outputs.health.items():
+            self._health.labels(kind).inc(count)
         self._late.inc(outputs.late)
         for reason, count in outputs.dead.items():
             self._dead.labels(reason).inc(count)

@@ -206,6 +206,19 @@ class WorkerSettings(_Section):
         return _check_kafka_name(value)
 
 
+class DetectionSettings(_Section):
+    """How readily readings count as abnormal.
+
+    Attributes:
+        budget: false episodes a machine and day that are tolerated, from which the threshold
+            follows; absent: what the bundle was trained with.
+        threshold: an expert's own threshold of the anomaly score instead, for all machines.
+    """
+
+    budget: float | None = Field(None, gt=0.0, le=1_000.0)
+    threshold: float | None = Field(None, gt=-1.0, lt=1.0)
+
+
 class EpisodeSettings(_Section):
     """When abnormal readings make an episode; what is absent follows from each machine's data.
 
@@ -309,6 +322,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     topics: TopicSettings = Field(default_factory=TopicSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    detection: DetectionSettings = Field(default_factory=DetectionSettings)
     episodes: EpisodeSettings = Field(default_factory=EpisodeSettings)
     maintenance: MaintenanceSettings = Field(default_factory=MaintenanceSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)

@@ -19,7 +19,8 @@ from load.simulation.inputs import LIMITS, SPEC
 from load.simulation.program import APP_ID, CHANGELOG, SOURCE, STREAMS
 from worker.core.changelog import StateReader
 from worker.core.events import Chunk
-from worker.core.pipeline import Pipeline, Record
+from worker.core.outgoing import Record
+from worker.core.pipeline import Pipeline
 from worker.core.state import PartitionState
 
 

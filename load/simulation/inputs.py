@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 
 from load.simulation.consumer import EPOCH_MS
 from worker.core.channels import parse_spec
+from worker.core.detection.detector import Detector
+from worker.core.episodes import EpisodeRules, Episodes
+from worker.core.health import Health, HealthProfile
 from worker.core.pipeline import Pipeline
-from worker.core.scoring import Scoring
 from worker.core.state import StateLimits
+from worker.training.fit import fit
+from worker.training.readings import MachineReadings
 
 SPEC = parse_spec(
     """
@@ -31,15 +35,8 @@ SPEC = parse_spec(
 )
 LIMITS = StateLimits(retention_us=6 * 60_000_000, max_machines=4)
 START_US = (EPOCH_MS - 3_600_000) * 1000
-_FEATURES = len(SPEC.feature_units)
-_SCORING = Scoring(
-    version="simulation/1",
-    threshold=0.0,
-    expected=np.full(_FEATURES, 50.0),
-    spread=np.full(_FEATURES, 10.0),
-    score_quantiles=np.linspace(-1.0, 1.0, 11),
-)
-_WEIGHTS = np.linspace(0.5, 1.5, _FEATURES, dtype=np.float32)
+THRESHOLD = 0.2
+"""So high that many events are anomalies."""
 
 Event = tuple[bytes | None, bytes | None]
 """Key and value."""
@@ -47,13 +44,36 @@ Event = tuple[bytes | None, bytes | None]
 
 def _model(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Any function of every feature will do, if the last bit of each of them shows."""
-    scores: NDArray[np.float32] = np.sin((rows * _WEIGHTS).sum(axis=1)) + np.float32(0.5)
+    weights = np.linspace(0.5, 1.5, rows.shape[1], dtype=np.float32)
+    scores: NDArray[np.float32] = np.sin((rows * weights).sum(axis=1)) * 0.5 - np.float32(0.5)
     return scores
 
 
 def make_pipeline() -> Pipeline:
-    """The worker's pipeline around a model that costs nothing."""
-    return Pipeline(SPEC, _SCORING, _model)
+    """The worker's pipeline around a model that costs nothing, which knows none of the machines."""
+    rows = 100
+    fitted = fit(
+        SPEC,
+        MachineReadings(
+            source="simulation",
+            machine_ids=("another",),
+            starts=np.array([0, rows]),
+            times_us=START_US + np.arange(rows) * 15_000_000,
+            values=np.random.default_rng(1).uniform(0.0, 100.0, (rows, 1)),
+            impossible=np.zeros((rows, 1), np.bool_),
+            categories={},
+            rows=np.arange(rows),
+        ),
+    )
+    return Pipeline(
+        "simulation/1",
+        1,
+        Detector(
+            SPEC, fitted.baselines, fitted.codes, _model, fitted.expected, threshold=THRESHOLD
+        ),
+        Health(SPEC, HealthProfile.unknown(len(SPEC.continuous))),
+        Episodes(SPEC, EpisodeRules()),
+    )
 
 
 def events(random: Random, partition: int, count: int) -> list[Event]:

@@ -16,7 +16,7 @@ from load.simulation.scheduler import Process, Signal
 from worker.core.changelog import StateReader
 from worker.core.errors import BrokerError, DriftDetectorError
 from worker.core.events import Chunk
-from worker.core.pipeline import Outputs
+from worker.core.outgoing import Outputs
 from worker.core.state import PartitionState
 from worker.transport.group import Group, Orphans
 from worker.transport.poller import Poller

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,18 @@ from numpy.typing import NDArray
 
 from worker.core.changelog import StateReader
 from worker.core.channels import ChannelSpec, spec_from_dict
+from worker.core.detection.detector import Detector, Model
+from worker.core.episodes import EpisodeRules, Episodes
 from worker.core.events import Chunk
-from worker.core.pipeline import Outputs, Pipeline
+from worker.core.health import Health, HealthProfile
+from worker.core.outgoing import Outputs
+from worker.core.pipeline import Pipeline
+from worker.core.planned import PlannedWindow
 from worker.core.rows import Row
-from worker.core.scoring import Scoring
 from worker.core.state import UNLIMITED, PartitionState, StateLimits
 from worker.core.vocabulary import FEATURE_KINDS, FeatureKind
+from worker.training.fit import Fitted, fit
+from worker.training.readings import MachineReadings
 
 START_US = 1_772_432_130_250_000
 """2026-03-02, in the middle of a minute."""
@@ -234,20 +241,44 @@ def scores_by_bits(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return (hashed.astype(np.float64) / 2**31 - 1).astype(np.float32)
 
 
-def make_scoring(spec: ChannelSpec, threshold: float = 0.0) -> Scoring:
-    """Expected values and spreads that differ by feature."""
-    n = len(spec.feature_names)
-    return Scoring(
-        version="made-up/1.0.0",
-        threshold=threshold,
-        expected=np.linspace(-5.0, 5.0, n),
-        spread=np.linspace(0.5, 20.0, n),
-        score_quantiles=np.linspace(-0.9, 0.5, 101),
+@cache
+def learned(channels: int, codes: int) -> Fitted:
+    """What training learns of two machines with so many channels around 0, and of codes."""
+    spec = make_spec(channels, codes=codes)
+    rng = np.random.default_rng(channels)
+    machines, rows = 2, 100
+    return fit(
+        spec,
+        MachineReadings(
+            source="made up",
+            machine_ids=("m0", "m1"),
+            starts=np.arange(machines + 1) * rows,
+            times_us=np.tile(START_US + np.arange(rows) * 60_000_000, machines),
+            values=rng.normal(0.0, 300.0, (machines * rows, channels)),
+            impossible=np.zeros((machines * rows, channels), np.bool_),
+            categories={},
+            rows=np.arange(machines * rows),
+        ),
     )
 
 
-def make_pipeline(spec: ChannelSpec) -> Pipeline:
-    return Pipeline(spec, make_scoring(spec), scores_by_bits)
+def make_pipeline(
+    spec: ChannelSpec,
+    model: Model = scores_by_bits,
+    threshold: float = 0.2,
+    planned: Sequence[PlannedWindow] = (),
+) -> Pipeline:
+    """A pipeline that knows the machines m0 and m1, and calls many readings anomalies."""
+    fitted = learned(len(spec.continuous), len(spec.events))
+    expected = np.linspace(-5.0, 5.0, len(spec.feature_names))
+    return Pipeline(
+        "made-up/1.0.0",
+        77,
+        Detector(spec, fitted.baselines, fitted.codes, model, expected, threshold=threshold),
+        Health(spec, HealthProfile.unknown(len(spec.continuous))),
+        Episodes(spec, EpisodeRules()),
+        planned,
+    )
 
 
 def run(pipeline: Pipeline, state: PartitionState, chunks: Sequence[Chunk]) -> Outputs:

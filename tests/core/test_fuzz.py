@@ -25,7 +25,7 @@ from worker.core.messages import (
     DeadLetter,
     LateEvent,
 )
-from worker.core.pipeline import Outputs
+from worker.core.outgoing import Outputs
 from worker.core.rows import Layout
 from worker.core.state import PartitionState
 

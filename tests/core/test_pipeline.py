@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -20,7 +21,6 @@ from tests.core.strategies import (
     cut,
     events,
     make_pipeline,
-    make_scoring,
     make_spec,
     payload,
     raw,
@@ -31,15 +31,17 @@ from tests.core.strategies import (
     specs,
 )
 from worker.core.channels import ChannelSpec
+from worker.core.health.kernel import HEARD
 from worker.core.messages import (
     MAX_EVENT_BYTES,
     MAX_PAYLOAD_BYTES,
     Anomaly,
     DeadLetter,
+    Episode,
     LateEvent,
     format_time_us,
 )
-from worker.core.pipeline import Outputs, Pipeline, Record
+from worker.core.outgoing import Outputs, Record
 from worker.core.rows import LAYOUT_KEY, Layout, Row, values
 from worker.core.state import PartitionState
 
@@ -60,15 +62,16 @@ def without_place(record: Record) -> tuple[str, bytes | None, dict[str, Any]]:
 
 def without_clock(spec: ChannelSpec, rows: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Rows without what depends on the other machines of the partition."""
-    dtype = Layout.of(spec).pane_dtype
+    layout = Layout.of(spec)
     result = []
     for key, value in rows:
-        if not key.endswith(b"|m"):
-            record = np.frombuffer(value, dtype).copy()
-            record["heard_us"] = 0
-            result.append((key, *values(record)))
+        if key.endswith(b"|m"):
+            record = np.frombuffer(value, layout.machine_dtype).copy()
+            record["fields"]["health_moments_us"][:, HEARD] = 0
         else:
-            result.append((key, value))
+            record = np.frombuffer(value, layout.pane_dtype).copy()
+            record["heard_us"] = 0
+        result.append((key, *values(record)))
     return result
 
 
@@ -208,19 +211,19 @@ def test_each_record_is_scored_late_or_dead_as_the_reference_says(data: st.DataO
 
 def test_outputs_come_in_the_order_of_their_events() -> None:
     spec = make_spec()
-    raws = [raw(spec, event) for event in on_time(60)]
+    raws = [
+        raw(spec, replace(event, readings=[9e3, -9e3] if i % 5 == 2 else event.readings))
+        for i, event in enumerate(on_time(60))
+    ]
     raws[::7] = [Raw(b"m0", b"broken", 0)] * len(raws[::7])
     raws[3::9] = [raw(spec, Event("m0", START_US - 10**10, [0.0, 0.0]))] * len(raws[3::9])
     outputs = make_pipeline(spec).step(PartitionState(spec), chunk_of(raws, 500))
+    told = [record for record in outputs.records if record.stream != "anomaly-episodes"]
     offsets = [
         int(m["id"].rpartition("-")[2]) if "id" in m else m["origin"]["offset"]
-        for m in (json.loads(record.value) for record in outputs.records)
+        for m in (json.loads(record.value) for record in told)
     ]
-    assert {record.stream for record in outputs.records} == {
-        "anomalies",
-        "late-events",
-        "dead-letters",
-    }
+    assert {record.stream for record in told} == {"anomalies", "late-events", "dead-letters"}
     assert offsets == sorted(offsets)
 
 
@@ -259,32 +262,37 @@ def test_a_chunk_whose_records_compaction_thinned_out_is_followed_by_its_last_of
 
 def test_an_anomaly_says_what_happened_where_and_why() -> None:
     spec = make_spec()
-    scoring = make_scoring(spec)
-    pipeline = Pipeline(spec, scoring, lambda x: np.full(len(x), -0.5, np.float32))
-    raws = [raw(spec, Event("mill|7", START_US, [2e4, 480.0]), mode="B")]
-    outputs = pipeline.step(PartitionState(spec), chunk_of(raws, 17, "readings", 3))
-    (record,) = outputs.records
-    assert (record.stream, record.key) == ("anomalies", b"mill|7")
+    raws = [raw(spec, Event("m1", START_US, [2e4, 4800.0]), mode="B")]
+    outputs = make_pipeline(spec, threshold=0.9).step(
+        PartitionState(spec), chunk_of(raws, 17, "readings", 3)
+    )
+    episode, record = outputs.records
+    assert (record.stream, record.key) == ("anomalies", b"m1")
     anomaly = msgspec.json.decode(record.value, type=Anomaly, strict=True)
     assert anomaly.id == "readings-3-17"
-    assert anomaly.machine_id == "mill|7"
+    assert anomaly.machine_id == "m1"
     assert anomaly.timestamp == format_time_us(START_US)
     assert anomaly.is_anomaly
-    assert (anomaly.anomaly_score, anomaly.threshold) == (-0.5, 0.0)
-    assert anomaly.values == {"c0": None, "c1": 480.0}
+    assert anomaly.anomaly_score < anomaly.threshold
+    assert anomaly.values == {"c0": None, "c1": 4800.0}
+    assert anomaly.channels == ["c1"]
     assert anomaly.categories == {"mode": "B"}
     assert anomaly.model_version == "made-up/1.0.0"
-    assert anomaly.channels == ["c1"]
-    assert anomaly.reason.startswith(anomaly.causes[0].channel)
+    assert anomaly.causes[0].channel == "c1"
+    assert anomaly.reason.startswith("c1 4800 u is ")
     assert outputs.masked == {"c0": 1}
+    opened = msgspec.json.decode(episode.value, type=Episode, strict=True)
+    assert episode.stream == "anomaly-episodes"
+    assert opened.status == "opened"
+    assert anomaly.episode_id == opened.id == f"m1@{format_time_us(START_US)}"
 
 
 def test_an_event_without_a_category_has_none_in_its_anomaly() -> None:
     spec = make_spec()
-    pipeline = Pipeline(spec, make_scoring(spec), lambda x: np.full(len(x), -0.5, np.float32))
-    (record,) = pipeline.step(
-        PartitionState(spec), chunk_of([raw(spec, Event("m", START_US, [1.0, 2.0]))])
-    ).records
+    outputs = make_pipeline(spec, threshold=0.9).step(
+        PartitionState(spec), chunk_of([raw(spec, Event("m0", START_US, [1.0, 4800.0]))])
+    )
+    (record,) = [record for record in outputs.records if record.stream == "anomalies"]
     assert json.loads(record.value)["categories"] == {}
 
 
@@ -300,20 +308,6 @@ def test_a_late_event_carries_its_bytes_and_how_late_it_is() -> None:
     assert late.watermark == format_time_us(START_US - 90_000_000)
     assert late.timestamp == format_time_us(START_US - 90_000_250)
     assert base64.b64decode(late.payload) == raws[1].value
-
-
-@pytest.mark.parametrize("threshold", [0.7, -0.58, 0.1, 0.3, -0.1])
-def test_a_score_is_anomalous_exactly_when_it_reads_as_below_the_threshold(
-    threshold: float,
-) -> None:
-    spec = make_spec()
-    nearest = np.float32(threshold)
-    scores = [np.nextafter(nearest, np.float32(-2)), nearest, np.nextafter(nearest, np.float32(2))]
-    pipeline = Pipeline(spec, make_scoring(spec, threshold), lambda x: np.array(scores, np.float32))
-    outputs = pipeline.step(
-        PartitionState(spec), chunk_of([raw(spec, event) for event in on_time(3)])
-    )
-    assert outputs.anomalies == sum(float(score) < threshold for score in scores)
 
 
 def test_one_gateways_wrong_clock_does_not_make_honest_events_late() -> None:
@@ -352,7 +346,7 @@ def test_the_model_is_not_asked_about_late_or_dead_events() -> None:
         asked.append(len(features))
         return scores_by_bits(features)
 
-    pipeline, state = Pipeline(spec, make_scoring(spec), model), PartitionState(spec)
+    pipeline, state = make_pipeline(spec, model), PartitionState(spec)
     late = raw(spec, Event("m0", START_US - 10**10, [0.0, 0.0]))
     pipeline.step(state, chunk_of([*(raw(spec, e) for e in on_time(5)), late, Raw(None, b"{}", 0)]))
     pipeline.step(state, chunk_of([late], 7))

@@ -17,7 +17,6 @@ from load.worker_process import WorkerProcess, create_topics
 from tests.support.kafka import NewRecord, produce, read_topic, unique
 from worker.assets import asset_dir
 from worker.core.events import Chunk
-from worker.core.pipeline import Pipeline
 from worker.core.state import PartitionState
 from worker.models.bundle import Bundle, load_bundle
 from worker.simulator import FaultRates, Simulator
@@ -82,7 +81,7 @@ class Job:
 
     def expected(self) -> tuple[Published, dict[int, dict[bytes, bytes]]]:
         """Outputs and rows that one step over each whole partition gives, without any worker."""
-        pipeline = Pipeline(self.bundle.spec, self.bundle.scoring, self.bundle.model)
+        pipeline = self.bundle.pipeline()
         partitions: dict[int, list[tuple[int, int, bytes | None, bytes | None]]] = {}
         for record in read_topic(self.kafka.bootstrap_servers, self.source):
             partitions.setdefault(record.partition, []).append(

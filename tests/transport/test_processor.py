@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 from worker.core.channels import ChannelSpec, parse_spec
 from worker.core.errors import FencedError, GapError
 from worker.core.events import Chunk
-from worker.core.pipeline import Outputs, Record
+from worker.core.outgoing import Outputs, Record
 from worker.core.rows import LAYOUT_KEY
 from worker.core.state import PartitionState
 from worker.transport import processor as processor_module

@@ -48,6 +48,13 @@ class CodeBook:
                     result[i, c] = math.log10((self.rows + 1) / max(counts.get(str(code), 0), 1))
         return result
 
+    def seen(self, codes: Sequence[Code | None]) -> list[tuple[str, int] | None]:
+        """One event's code on each channel, with how many events of training carried it."""
+        return [
+            None if code is None else (str(code), counts.get(str(code), 0))
+            for code, counts in zip(codes, self.counts, strict=True)
+        ]
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The book as arrays, which :meth:`from_arrays` reads back."""
         entries = [(c, code, n) for c, book in enumerate(self.counts) for code, n in book.items()]

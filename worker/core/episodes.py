@@ -20,6 +20,7 @@ than the last one closed, and an id, made of machine and opening, is never used 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,6 +73,9 @@ class EpisodeRules:
     merge_gap_us: int | None = None
     cool_down_us: int | None = None
     minimum_us: int = 0
+
+
+DEFAULT_RULES = EpisodeRules()
 
 
 class Transition(NamedTuple):
@@ -146,6 +150,13 @@ class Episodes:
             rules.minimum_us,
         )
 
+    def severity(
+        self, score: float, threshold: float, contributions: NDArray[np.float32]
+    ) -> Severity:
+        """How severe a reading is by itself; its ``contributions`` are (D,)."""
+        depth = (threshold - score) / (1.0 + threshold)
+        return LEVELS[int(kernel.severity_level(depth, 0.0, contributions, *self._derived))]
+
     def follow(
         self,
         table: MachineTable,
@@ -194,6 +205,34 @@ def opened_us(table: MachineTable, machines: NDArray[np.int64]) -> NDArray[np.in
     is_open = table["episode_state"][machines] == kernel.OPEN
     opened = table["episode_times_us"][machines, kernel.OPENED]
     return np.where(is_open, opened, kernel.NEVER)
+
+
+class Opened:
+    """Which episode each event of a call belongs to.
+
+    Made before :meth:`Episodes.follow`, and told afterwards what that found.
+    """
+
+    def __init__(self, table: MachineTable, machines: NDArray[np.int64]) -> None:
+        is_open = table["episode_state"][machines] == kernel.OPEN
+        opened_us = table["episode_times_us"][machines, kernel.OPENED]
+        self._before = np.where(is_open, opened_us, kernel.NEVER)
+        self._changes: dict[int, list[Transition]] = {}
+
+    def note(self, transitions: Sequence[Transition]) -> None:
+        """Take the transitions of the call."""
+        for transition in transitions:
+            self._changes.setdefault(transition.machine, []).append(transition)
+
+    def at(self, row: int, machine: int) -> int | None:
+        """When the episode that the event at ``row`` belongs to was opened; None: no episode."""
+        opened_us = int(self._before[row])
+        for transition in self._changes.get(machine, ()):
+            if transition.row > row:
+                break
+            is_closed = transition.closed_us is not None
+            opened_us = kernel.NEVER if is_closed else transition.opened_us
+        return None if opened_us == kernel.NEVER else opened_us
 
 
 def close_forgotten(

@@ -22,6 +22,7 @@ from worker.core.messages import (
     DEAD_LETTER_REASONS,
     MAX_EVENT_BYTES,
     DeadLetterReason,
+    MaintenanceNotice,
     event_type,
     format_time_us,
     to_time_us,
@@ -88,17 +89,41 @@ class Readings:
         rows: (n,) positions in the chunk.
         machine_ids: n ids as UTF-8.
         times_us: (n,) event times.
-        values: (n, C) readings, NaN where missing or masked.
+        record_times_us: (n,) Kafka timestamps of their records.
+        values: (n, C) readings, NaN where missing or impossible.
+        impossible: (n, C) where a reading was outside its channel's physical range.
         categories: for each categorical channel, n values or None.
-        masked: (C,) how many readings were outside their physical range.
+        codes: for each event channel, n codes or None.
+        notices: announcements of planned maintenance, by position among the n.
     """
 
     rows: NDArray[np.int64]
     machine_ids: Sequence[bytes]
     times_us: NDArray[np.int64]
     values: NDArray[np.float64]
+    record_times_us: NDArray[np.int64]
+    impossible: NDArray[np.bool_]
     categories: dict[str, Sequence[str | None]]
-    masked: NDArray[np.int64]
+    codes: dict[str, Sequence[str | int | None]]
+    notices: dict[int, MaintenanceNotice]
+
+    def take(self, at: NDArray[np.int64]) -> Readings:
+        """The events at positions ``at`` (k,), ascending."""
+        if len(at) == len(self.rows):
+            return self
+        pick = _picker(at, len(self.rows))
+        place = {i: k for k, i in enumerate(at.tolist())} if self.notices else {}
+        return Readings(
+            rows=self.rows[at],
+            machine_ids=pick(self.machine_ids),
+            times_us=self.times_us[at],
+            values=self.values[at],
+            record_times_us=self.record_times_us[at],
+            impossible=self.impossible[at],
+            categories={name: pick(column) for name, column in self.categories.items()},
+            codes={name: pick(column) for name, column in self.codes.items()},
+            notices={place[i]: notice for i, notice in self.notices.items() if i in place},
+        )
 
 
 class EventDecoder:
@@ -123,17 +148,22 @@ class EventDecoder:
         raw = np.array(continuous, np.float64).T.reshape(len(rows), len(continuous))
         values = mask_impossible(self._spec, raw)
 
-        usable = self._check(rows, times_us, records_us, values, rejects)
+        announced = np.array([notice is not None for notice in columns["maintenance"]], np.bool_)
+        usable = self._check(rows, times_us, records_us, values, announced, rejects)
         keep = np.flatnonzero(usable)
         pick = _picker(keep, len(rows))
+        notices = pick(columns["maintenance"])
         readings = Readings(
             rows=rows[keep],
             # The key of a usable event is its machine_id, already encoded.
             machine_ids=pick(_picker(rows, len(chunk))(chunk.keys)),
             times_us=times_us[keep],
             values=values[keep],
+            record_times_us=records_us[keep],
+            impossible=(np.isnan(values) & ~np.isnan(raw))[keep],
             categories={c.name: pick(columns[c.name]) for c in self._spec.categorical},
-            masked=(np.isnan(values[keep]) & ~np.isnan(raw[keep])).sum(axis=0),
+            codes={c.name: pick(columns[c.name]) for c in self._spec.events},
+            notices={i: notices[i] for i in np.flatnonzero(announced[keep]).tolist()},
         )
         return readings, sorted(rejects)
 
@@ -201,12 +231,13 @@ class EventDecoder:
         times_us: NDArray[np.int64],
         records_us: NDArray[np.int64],
         values: NDArray[np.float64],
+        announced: NDArray[np.bool_],
         rejects: list[Reject],
     ) -> NDArray[np.bool_]:
         """Judge decoded events by time and content; returns which (n,) are usable."""
         outside = (times_us < EARLIEST_US) | (times_us >= LATEST_US)
         future = ~outside & (times_us > records_us + self._spec.max_future_us)
-        blank = ~outside & ~future & np.isnan(values).all(axis=1)
+        blank = ~outside & ~future & ~announced & np.isnan(values).all(axis=1)
         for i in np.flatnonzero(outside):
             detail = f"the timestamp is {times_us[i]} microseconds after 1970"
             rejects.append(Reject(int(rows[i]), "timestamp-out-of-range", detail))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.core import episodes, health
+from worker.core import episodes, health, maintenance
 from worker.core.channels import ChannelSpec
 from worker.core.detection import detector
 from worker.core.table import Field, Fields, MachineTable
@@ -13,7 +13,7 @@ MODEL = {"model": Field("<u4")}
 
 def machine_fields() -> Fields:
     """All fields of a machine's row, in order."""
-    return {**MODEL, **health.FIELDS, **detector.FIELDS, **episodes.FIELDS}
+    return {**MODEL, **maintenance.FIELDS, **health.FIELDS, **detector.FIELDS, **episodes.FIELDS}
 
 
 def machine_table(spec: ChannelSpec) -> MachineTable:

@@ -3,70 +3,79 @@
 Live worker, replay, backtest and tests call the same function. For the same
 records it returns the same bytes, however they are cut into chunks, and whatever
 restarts lie between: each record is applied once (``state.next_offset``), each
-machine on its own but for the limits of the state (``StateLimits``), each score independent
-of the other rows of its batch.
+machine on its own but for the limits of the state (``StateLimits``) and for being found
+silent by the partition's clock, each score independent of the other rows of its batch.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.core import messages, windows
-from worker.core.channels import ChannelSpec
+from worker.core import episodes, health, maintenance, messages, outgoing, windows
+from worker.core.detection.detector import Detector, Scores
+from worker.core.episodes import Episodes, Evidence, Opened
 from worker.core.events import Chunk, EventDecoder, Readings
-from worker.core.explanation import UNUSUAL_COMBINATION, describe
-from worker.core.features import assemble, no_streams
-from worker.core.scoring import Model, Scoring
-from worker.core.state import PartitionState
-
-Stream = Literal["anomalies", "late-events", "dead-letters"]
-
-
-class Record(NamedTuple):
-    """One output message, ready to be published."""
-
-    stream: Stream
-    key: bytes | None
-    value: bytes
+from worker.core.explanation import SeenCode, explain
+from worker.core.health import Health
+from worker.core.health.words import sensor_health
+from worker.core.outgoing import Outputs, Record, Scored
+from worker.core.planned import PlannedWindow
+from worker.core.state import PartitionState, Stretch
 
 
 @dataclass
-class Outputs:
-    """What one chunk gave.
+class _Work:
+    """One chunk being applied.
 
     Attributes:
-        records: messages to publish, in the order of their events.
-        events: records applied; always scored + late + the sum of dead.
-        masked: readings outside their physical range, by channel.
-        newest_time_us: latest event time among scored and late events; -1 without any.
+        machines: (n,) array position of each reading's machine.
+        found: messages, each with the row of the record that caused it.
     """
 
-    records: list[Record] = field(default_factory=list)
-    events: int = 0
-    scored: int = 0
-    late: int = 0
-    anomalies: int = 0
-    dead: Counter[messages.DeadLetterReason] = field(default_factory=Counter)
-    masked: Counter[str] = field(default_factory=Counter)
-    newest_time_us: int = -1
+    state: PartitionState
+    chunk: Chunk
+    readings: Readings
+    machines: NDArray[np.int64]
+    outputs: Outputs
+    found: list[tuple[int, Record]]
+
+    def tell(self, i: int, record: Record) -> None:
+        """Publish a message because of the reading at position ``i``."""
+        self.found.append((int(self.readings.rows[i]), record))
 
 
 class Pipeline:
-    """Decode, aggregate, score and explain, for one specification and model.
+    """Decode, mask, aggregate, score, follow and explain, for one bundle.
 
     Holds no state of its own, so one pipeline serves every partition.
+
+    Args:
+        version: ``name/version`` of the bundle, copied into messages.
+        fingerprint: of what training learned; a machine that goes by another begins anew.
+        planned: maintenance windows from configuration.
     """
 
-    def __init__(self, spec: ChannelSpec, scoring: Scoring, model: Model) -> None:
-        self.spec = spec
-        self.scoring = scoring
-        self.model = model
-        self.decoder = EventDecoder(spec)
+    def __init__(
+        self,
+        version: str,
+        fingerprint: int,
+        detector: Detector,
+        health: Health,
+        episodes: Episodes,
+        planned: Sequence[PlannedWindow] = (),
+    ) -> None:
+        self.spec = detector.spec
+        self.version = version
+        self.fingerprint = fingerprint
+        self.detector = detector
+        self.health = health
+        self.episodes = episodes
+        self.planned = planned
+        self.decoder = EventDecoder(self.spec)
 
     def step(self, state: PartitionState, chunk: Chunk) -> Outputs:
         """Apply the records of ``chunk`` that ``state`` has not seen yet.
@@ -76,126 +85,229 @@ class Pipeline:
             chunk: records of that partition, in offset order.
         """
         chunk = chunk.since(state.next_offset)
-        outputs = Outputs(events=len(chunk))
         if not len(chunk):
-            return outputs
+            return Outputs()
         readings, rejects = self.decoder.decode(chunk)
+        outputs = Outputs(events=len(chunk))
         found: list[tuple[int, Record]] = []
         for row, reason, detail in rejects:
             outputs.dead[reason] += 1
-            found.append((row, self._dead_letter(chunk, row, reason, detail)))
+            found.append((row, outgoing.dead_letter(chunk, row, reason, detail)))
         if len(readings.rows):
-            self._apply(state, chunk, readings, outputs, found)
+            machines = state.indices(readings.machine_ids)
+            self._apply(_Work(state, chunk, readings, machines, outputs, found))
         outputs.records = [record for _, record in sorted(found, key=lambda item: item[0])]
         state.next_offset = int(chunk.offsets[-1]) + 1
         return outputs
 
-    def _apply(
-        self,
-        state: PartitionState,
-        chunk: Chunk,
-        readings: Readings,
-        outputs: Outputs,
-        found: list[tuple[int, Record]],
-    ) -> None:
-        machines = state.indices(readings.machine_ids)
-        aggregates, watermarks_us = state.add(machines, readings.times_us, readings.values)
-        late = np.flatnonzero(watermarks_us >= 0)
-        scored = np.flatnonzero(watermarks_us == windows.EMPTY)
-        refused = np.flatnonzero(watermarks_us == windows.REFUSED)
-        for i in late:
-            record = self._late_event(chunk, readings, int(i), int(watermarks_us[i]))
-            found.append((int(readings.rows[i]), record))
-        for row in readings.rows[refused].tolist():
-            detail = f"the partition has {state.limits.max_machines} machines already"
+    def _apply(self, work: _Work) -> None:
+        state, readings, outputs = work.state, work.readings, work.outputs
+        watermarks_us = np.empty(len(readings.rows), np.int64)
+        for stretch in state.admit(
+            work.machines,
+            readings.times_us,
+            watermarks_us,
+            lambda clock_us, i: self._forget(work, clock_us, i),
+        ):
+            if len(stretch.accepted):
+                self._follow(work, stretch)
+        for i in np.flatnonzero(watermarks_us >= 0).tolist():
+            outputs.late += 1
+            work.tell(i, outgoing.late_event(work.chunk, readings, i, int(watermarks_us[i])))
+        for i in np.flatnonzero(watermarks_us == windows.REFUSED).tolist():
             outputs.dead["too-many-machines"] += 1
-            found.append((row, self._dead_letter(chunk, row, "too-many-machines", detail)))
-
-        values = readings.values[scored]
-        streams = no_streams(self.spec, len(scored))
-        features = assemble(self.spec, values, aggregates[scored], streams, self.scoring.expected)
-        scores = self.model(features) if len(scored) else np.empty(0, np.float32)
-        # In float64, as everybody who reads the anomaly's score and threshold compares them.
-        abnormal = np.flatnonzero(scores.astype(np.float64) < self.scoring.threshold)
-        for i in abnormal:
-            record = self._anomaly(chunk, readings, int(scored[i]), features[i], float(scores[i]))
-            found.append((int(readings.rows[scored[i]]), record))
-
-        outputs.scored = len(scored)
-        outputs.late = len(late)
-        outputs.anomalies = len(abnormal)
+            detail = f"the partition has {state.limits.max_machines} machines already"
+            row = int(readings.rows[i])
+            work.tell(i, outgoing.dead_letter(work.chunk, row, "too-many-machines", detail))
         outputs.newest_time_us = int(readings.times_us.max())
-        for channel, count in zip(self.spec.continuous, readings.masked.tolist(), strict=True):
+        for channel, count in zip(
+            self.spec.continuous, readings.impossible.sum(axis=0).tolist(), strict=True
+        ):
             if count:
                 outputs.masked[channel.name] += count
 
-    def _anomaly(
+    def _follow(self, work: _Work, stretch: Stretch) -> None:
+        """Apply events that were accepted."""
+        state, table, at = work.state, work.state.table, stretch.accepted
+        part = work.readings.take(at)
+        machines = work.machines[at]
+        self._begin(state, machines)
+        maintained, relearn = self._maintain(work, at, machines, part)
+        values, conditions = self.health.check(
+            table,
+            stretch.clock_us,
+            machines,
+            part.times_us,
+            part.record_times_us,
+            part.values,
+            part.impossible,
+        )
+        self._tell_health(work, at, conditions)
+        aggregates = state.aggregate(machines, part.times_us, values)
+        signals = self.detector.signals(values, list(part.codes.values()))
+        scores = self.detector.score(
+            table, machines, part.times_us, signals, aggregates, maintained, relearn
+        )
+        opened = Opened(table, machines)
+        changes = self.episodes.follow(
+            table,
+            machines,
+            part.times_us,
+            self.detector.scales_us(table, machines),
+            maintained,
+            Evidence(
+                scores.anomaly_score,
+                scores.threshold,
+                scores.contributions,
+                signals,
+                scores.expected,
+                scores.deviation,
+            ),
+        )
+        self._tell_episodes(work, at, changes)
+        opened.note(changes)
+        self._tell_anomalies(work, at, machines, values, signals, scores, opened)
+        work.outputs.scored += len(at)
+        work.outputs.scored_events.append(Scored(part.rows, scores))
+
+    def _begin(self, state: PartitionState, machines: NDArray[np.int64]) -> None:
+        """Let machines that are new, or go by another bundle's baseline, begin with this one's."""
+        of_others = machines[state.table["model"][machines] != self.fingerprint]
+        if len(of_others):
+            rows = np.unique(of_others)
+            machine_ids = [name.decode() for name in state.names(rows)]
+            self.detector.begin(state.table, rows, machine_ids)
+            self.health.begin(state.table, rows, machine_ids)
+            state.table["model"][rows] = self.fingerprint
+
+    def _maintain(
+        self, work: _Work, at: NDArray[np.int64], machines: NDArray[np.int64], part: Readings
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which events (k,) are under maintenance, and from which on the level is learned anew."""
+        positions = sorted(part.notices)
+        announcements = [
+            maintenance.announcement(i, int(machines[i]), part.notices[i]) for i in positions
+        ]
+        found = maintenance.follow(
+            work.state.table,
+            self.planned,
+            machines,
+            part.machine_ids,
+            part.times_us,
+            announcements,
+        )
+        for k in found.refused:
+            i = int(at[positions[k]])
+            reason: messages.DeadLetterReason = "too-many-windows"
+            detail = messages.DEAD_LETTER_REASONS[reason]
+            row = int(work.readings.rows[i])
+            work.tell(i, outgoing.dead_letter(work.chunk, row, reason, detail))
+        return found.maintained, found.relearn
+
+    def _forget(self, work: _Work, clock_us: int, i: int) -> None:
+        """Close what is open of the machines that are forgotten because of reading ``i``."""
+        state = work.state
+        gone = state.silent_since(clock_us)
+        at = np.array([i])
+        for change in episodes.close_forgotten(state.table, gone, state.newest_us(gone)):
+            self._tell_episodes(work, at, [change._replace(row=0)])
+        for machine in gone.tolist():
+            self._tell_health(work, at, self.health.end(state.table, machine, clock_us))
+        state.forget_silent(clock_us)
+
+    def _tell_health(
+        self, work: _Work, at: NDArray[np.int64], conditions: Sequence[health.Transition]
+    ) -> None:
+        state = work.state
+        names = state.names(np.array([c.machine for c in conditions], np.int64))
+        # Machines that fall silent at the same event have no order of their own.
+        for condition, name in sorted(zip(conditions, names, strict=True), key=_by_event):
+            message = sensor_health(self.spec, self.health.profile, condition, name.decode())
+            state.touch(condition.machine)
+            work.outputs.health[condition.kind] += condition.closed_us is None
+            record = Record("sensor-health", name, messages.encode(message))
+            work.tell(int(at[max(condition.row, 0)]), record)
+
+    def _tell_episodes(
+        self, work: _Work, at: NDArray[np.int64], changes: Sequence[episodes.Transition]
+    ) -> None:
+        for change in changes:
+            (name,) = work.state.names(np.array([change.machine]))
+            found = explain(
+                self.spec, change.contributions, change.values, change.expected, change.deviation
+            )
+            message = episodes.episode_message(
+                change, name.decode(), found.reason, found.causes, self.version
+            )
+            work.outputs.episodes[change.status] += 1
+            record = Record("anomaly-episodes", name, messages.encode(message))
+            work.tell(int(at[change.row]), record)
+
+    def _tell_anomalies(
         self,
-        chunk: Chunk,
-        readings: Readings,
-        i: int,
-        features: NDArray[np.float32],
-        score: float,
-    ) -> Record:
-        key = readings.machine_ids[i]
-        causes = self.scoring.causes(self.spec, features.astype(np.float64))
-        offset = int(chunk.offsets[readings.rows[i]])
-        values = {
-            channel.name: None if np.isnan(value) else float(value)
-            for channel, value in zip(self.spec.continuous, readings.values[i], strict=True)
-        }
-        categories = {
-            name: category
-            for name, column in readings.categories.items()
-            if (category := column[i]) is not None
-        }
-        message = messages.Anomaly(
-            id=messages.record_id(chunk.topic, chunk.partition, offset),
-            machine_id=key.decode(),
-            timestamp=messages.format_time_us(int(readings.times_us[i])),
-            is_anomaly=True,
-            anomaly_score=score,
-            threshold=self.scoring.threshold,
-            confidence=self.scoring.confidence(score),
-            experience=1.0,
-            severity=self.scoring.severity(score),
-            episode_id=None,
-            reason="; ".join(map(describe, causes)) or UNUSUAL_COMBINATION,
-            causes=causes,
-            channels=[name for name, value in values.items() if value is not None],
-            values=values,
-            categories=categories,
-            model_version=self.scoring.version,
-        )
-        return Record("anomalies", key, messages.encode(message))
-
-    def _late_event(self, chunk: Chunk, readings: Readings, i: int, watermark_us: int) -> Record:
-        row, key = int(readings.rows[i]), readings.machine_ids[i]
-        message = messages.late_event(
-            key.decode(),
-            int(readings.times_us[i]),
-            watermark_us,
-            _origin(chunk, row),
-            chunk.values[row] or b"",
-        )
-        return Record("late-events", key, messages.encode(message))
-
-    def _dead_letter(
-        self, chunk: Chunk, row: int, reason: messages.DeadLetterReason, detail: str
-    ) -> Record:
-        message = messages.dead_letter(
-            reason,
-            detail,
-            _origin(chunk, row),
-            int(chunk.timestamps_ms[row]),
-            chunk.keys[row],
-            chunk.values[row],
-        )
-        key = chunk.keys[row]
-        # A key as long as a record may be would leave no room for the message.
-        key = None if key is None else key[: messages.MAX_PAYLOAD_BYTES]
-        return Record("dead-letters", key, messages.encode(message))
+        work: _Work,
+        at: NDArray[np.int64],
+        machines: NDArray[np.int64],
+        values: NDArray[np.float64],
+        signals: NDArray[np.float64],
+        scores: Scores,
+        opened: Opened,
+    ) -> None:
+        readings, chunk = work.readings, work.chunk
+        for k in np.flatnonzero(scores.anomaly_score < scores.threshold).tolist():
+            i = int(at[k])
+            name = readings.machine_ids[i].decode()
+            opened_us = opened.at(k, int(machines[k]))
+            codes = [column[i] for column in readings.codes.values()]
+            found = explain(
+                self.spec,
+                scores.contributions[k],
+                signals[k],
+                scores.expected[k],
+                scores.deviation[k],
+                codes=[seen and SeenCode(*seen) for seen in self.detector.codes.seen(codes)],
+                experience=float(scores.experience[k]),
+            )
+            categories = readings.categories | readings.codes
+            offset = int(chunk.offsets[readings.rows[i]])
+            message = messages.Anomaly(
+                id=messages.record_id(chunk.topic, chunk.partition, offset),
+                machine_id=name,
+                timestamp=messages.format_time_us(int(readings.times_us[i])),
+                is_anomaly=True,
+                anomaly_score=float(scores.anomaly_score[k]),
+                threshold=float(scores.threshold[k]),
+                confidence=float(scores.confidence[k]),
+                experience=float(scores.experience[k]),
+                severity=self.episodes.severity(
+                    float(scores.anomaly_score[k]),
+                    float(scores.threshold[k]),
+                    scores.contributions[k],
+                ),
+                episode_id=None if opened_us is None else episodes.episode_id(name, opened_us),
+                reason=found.reason,
+                causes=found.causes,
+                values={
+                    channel.name: None if np.isnan(value) else float(value)
+                    for channel, value in zip(self.spec.continuous, values[k], strict=True)
+                },
+                channels=[
+                    channel.name
+                    for channel, value in zip(self.spec.continuous, values[k], strict=True)
+                    if not np.isnan(value)
+                ],
+                categories={
+                    channel: str(column[i])
+                    for channel, column in categories.items()
+                    if column[i] is not None
+                },
+                model_version=self.version,
+            )
+            record = Record("anomalies", readings.machine_ids[i], messages.encode(message))
+            work.tell(i, record)
+            work.outputs.anomalies += 1
 
 
-def _origin(chunk: Chunk, row: int) -> messages.Origin:
-    return messages.Origin(chunk.topic, chunk.partition, int(chunk.offsets[row]))
+def _by_event(told: tuple[health.Transition, bytes]) -> tuple[int, bytes, int]:
+    condition, name = told
+    return condition.row, name, -1 if condition.channel is None else condition.channel

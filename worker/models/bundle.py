@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from numpy.typing import NDArray
 from worker.core.channels import ChannelSpec
 from worker.core.codes import CodeBook
 from worker.core.detection.baselines import Baselines
+from worker.core.detection.detector import Detector
+from worker.core.episodes import DEFAULT_RULES, EpisodeRules, Episodes
 from worker.core.errors import BundleError
-from worker.core.health import HealthProfile
-from worker.core.scoring import Scoring
+from worker.core.health import Health, HealthProfile
+from worker.core.pipeline import Pipeline
+from worker.core.planned import PlannedWindow
 from worker.models.learned import unpack
 from worker.models.manifest import (
     BASELINES_NAME,
@@ -101,15 +105,37 @@ class Bundle:
         """``name/version``, as anomalies carry it."""
         return f"{self.name}/{self.version}"
 
-    @property
-    def scoring(self) -> Scoring:
-        """What scoring by the forest alone goes by."""
-        return Scoring(
-            version=self.model_version,
-            threshold=self.manifest.forest_threshold,
-            expected=self.expected,
-            spread=np.array([f.spread for f in self.manifest.feature]),
-            score_quantiles=np.array(self.manifest.score_quantiles),
+    def pipeline(
+        self,
+        *,
+        budget: float | None = None,
+        threshold: float | None = None,
+        rules: EpisodeRules = DEFAULT_RULES,
+        planned: Sequence[PlannedWindow] = (),
+    ) -> Pipeline:
+        """The pipeline that scores with this bundle.
+
+        Args:
+            budget, threshold: in place of the bundle's own.
+            rules: when readings make an episode.
+            planned: maintenance windows from configuration.
+        """
+        detector = Detector(
+            self.spec,
+            self.baselines,
+            self.codes,
+            self.model,
+            self.expected,
+            budget=budget or self.budget,
+            threshold=self.threshold if budget is None and threshold is None else threshold,
+        )
+        return Pipeline(
+            self.model_version,
+            self.fingerprint,
+            detector,
+            Health(self.spec, self.health),
+            Episodes(self.spec, rules),
+            planned,
         )
 
     @property

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from worker.core.detection.detector import Model
 from worker.core.errors import BundleError
-from worker.core.scoring import Model
 from worker.models.manifest import MANIFEST_NAME, Manifest
 
 GOLDEN_RTOL = 1e-5

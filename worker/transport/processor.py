@@ -17,7 +17,7 @@ from confluent_kafka import TopicPartition
 
 from worker.core.errors import FencedError, GapError
 from worker.core.events import Chunk
-from worker.core.pipeline import Outputs
+from worker.core.outgoing import Outputs
 from worker.core.state import PartitionState
 from worker.transport.delivery import Delivery
 from worker.transport.journal import Journal

@@ -83,7 +83,7 @@ class Detector:
     ) -> None:
         self.spec = spec
         self.baselines = baselines
-        self._codes = codes
+        self.codes = codes
         self._model = model
         self._expected = expected
         self._rows = {name: k + 1 for k, name in enumerate(baselines.machine_ids.tolist())}
@@ -107,7 +107,7 @@ class Detector:
 
     def signals(self, values: Floats, codes: Sequence[Sequence[Code | None]]) -> Floats:
         """Signals (n, D) from readings (n, C) and the codes of the event channels."""
-        derived, surprisals = derive(self.spec, values), self._codes.surprisals(codes, len(values))
+        derived, surprisals = derive(self.spec, values), self.codes.surprisals(codes, len(values))
         return np.concatenate([values, derived, surprisals], axis=1)
 
     def scales_us(self, table: MachineTable, machines: NDArray[np.int64]) -> NDArray[np.int64]:
