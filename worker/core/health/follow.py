@@ -42,7 +42,8 @@ class Transition(NamedTuple):
         closed_us: None where it begins.
         figure: the reading in the channel's unit, NaN where missing; for silence how long it
             takes to be noticed, for a clock how far it is ahead, in seconds.
-        length: readings or events in a row that showed it; 0 where that is not it.
+        length: readings or events in a row that showed it; of silence the usual interval in
+            microseconds; 0 where there is neither.
         profile: row of the profile by which it was judged.
     """
 
@@ -122,7 +123,7 @@ class Health:
             times_us,
             record_times_us,
             np.ascontiguousarray(values),
-            impossible,
+            np.ascontiguousarray(impossible),
             self._bounds,
             self.spec.grace_us,
             self.spec.max_future_us / 2e6,

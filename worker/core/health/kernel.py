@@ -80,8 +80,8 @@ def _next_deadline(moments, flags):  # type: ignore[no-untyped-def]
     return deadline_us
 
 
-@njit(f"{_TOLD}({_TOLD}, i8, i8, i8[:, ::1], u1[:, ::1])", cache=True, nogil=True)
-def _notice_silent(told, row, clock_us, moments, flags):  # type: ignore[no-untyped-def]
+@njit(f"{_TOLD}({_TOLD}, i8, i8, i8[:, ::1], f4[:, ::1], u1[:, ::1])", cache=True, nogil=True)
+def _notice_silent(told, row, clock_us, moments, paces, flags):  # type: ignore[no-untyped-def]
     """Let silence begin for each machine that was not heard for longer than its patience."""
     for m in range(moments.shape[0]):
         deadline_us = moments[m, HEARD] + moments[m, PATIENCE]
@@ -92,7 +92,8 @@ def _notice_silent(told, row, clock_us, moments, flags):  # type: ignore[no-unty
             flags[m, IS_SILENT] = 1
             moments[m, SILENT_SINCE] = deadline_us
             patience_s = moments[m, PATIENCE] / 1e6
-            told = _tell(told, row, m, -1, SILENT, deadline_us, -1, patience_s, 0)
+            pace_us = np.int64(np.float64(paces[m, PACE]) * 1e6)
+            told = _tell(told, row, m, -1, SILENT, deadline_us, -1, patience_s, pace_us)
     return told
 
 
@@ -351,7 +352,7 @@ def check(  # type: ignore[no-untyped-def]
         p = profiles[m]
         clock_us = max(clock_us, t)
         if clock_us > deadline_us:
-            told = _notice_silent(told, i, clock_us, moments, flags)
+            told = _notice_silent(told, i, clock_us, moments, paces, flags)
             deadline_us = _next_deadline(moments, flags)
         interval_us = usual_us[p, INTERVAL]
         base_us = max(usual_us[p, SILENCE], grace_us) if usual_us[p, SILENCE] else NEVER_US

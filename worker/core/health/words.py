@@ -6,7 +6,7 @@ import math
 
 from worker.core.channels import Channel, ChannelSpec
 from worker.core.health.follow import Transition
-from worker.core.health.kernel import INTERVAL, PERSISTS
+from worker.core.health.kernel import PERSISTS
 from worker.core.health.profile import HealthProfile
 from worker.core.messages import SensorHealth, format_time_us
 
@@ -45,10 +45,9 @@ def sensor_health(
 
 
 def _began(profile: HealthProfile, transition: Transition, channel: Channel | None) -> str:
-    row = transition.profile
     if channel is None:
         if transition.kind == "silent":
-            interval_us = int(profile.usual_us[row, INTERVAL])
+            interval_us = transition.length
             usual = f"; usual is an event each {span(interval_us)}" if interval_us else ""
             return f"nothing has been heard for {span(round(transition.figure * 1e6))}{usual}"
         side = "ahead of" if transition.figure > 0 else "behind"
@@ -64,7 +63,7 @@ def _began(profile: HealthProfile, transition: Transition, channel: Channel | No
             f"{name} is outside its physical range{_range(channel)} for {PERSISTS} readings "
             f"in a row{value and f', at last {value}'}"
         )
-    low, high = profile.ranges[row, transition.channel, :2].tolist()
+    low, high = profile.ranges[transition.profile, transition.channel, :2].tolist()
     usual = f"; usual is {low:.6g} to {_quantity(high, channel.unit)}" if low <= high else ""
     return f"{name} jumped to {value or 'an impossible value'} and returned at once{usual}"
 
