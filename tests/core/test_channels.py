@@ -137,12 +137,16 @@ def refusal(data: dict[str, Any]) -> str:
         ("feature", [{"channels": ["flow"]}], "`kind`"),
         ("feature", [{"kind": "raw", "channel": ["flow"]}], "`channel`"),
         ("feature", [{"kind": "raw", "channels": ["speed"]}], "feature 1: 'speed'"),
-        ("feature", [{"kind": "season"}, {"kind": "raw", "channels": ["power"]}], "feature 2"),
+        (
+            "feature",
+            [{"kind": "slow_normalised"}, {"kind": "raw", "channels": ["power"]}],
+            "feature 2",
+        ),
         ("feature", [{"kind": "rolling_std", "channels": ["medium"]}], "flow, pressure"),
         ("feature", [{"kind": "rolling_std", "channels": ["alarm"]}], "flow, pressure"),
         ("feature", [{"kind": "derived", "channels": ["flow"]}], "one of power"),
         ("feature", [{"kind": "residual", "channels": ["medium"]}], "alarm"),
-        ("feature", [{"kind": "season"}] * 2, "feature 2: there would be two"),
+        ("feature", [{"kind": "slow_normalised"}] * 2, "feature 2: there would be two"),
         ("feature", [{"kind": "raw", "channels": ["flow", "flow"]}], "'flow'"),
         ("channel.2", {"name": "residual_flow"}, "'residual_flow'"),
     ],
@@ -222,17 +226,17 @@ def test_features_are_made_of_all_that_have_them_or_of_those_named_in_their_orde
     groups = [
         {"kind": "rolling_max", "channels": ["pressure", "flow"]},
         {"kind": "derived"},
-        {"kind": "season"},
+        {"kind": "slow_normalised"},
     ]
     spec = spec_from_dict(changed("feature", groups))
     assert spec.feature_names == (
         "rolling_max_pressure",
         "rolling_max_flow",
         "power",
-        "season_flow",
-        "season_pressure",
-        "season_power",
-        "season_alarm",
+        "slow_normalised_flow",
+        "slow_normalised_pressure",
+        "slow_normalised_power",
+        "slow_normalised_alarm",
     )
     assert spec.feature_units == ("bar", "m3/h", "W", "sd", "sd", "sd", "sd")
     assert spec.feature_owners == (1, 0, 2, 0, 1, 2, 3)

@@ -132,7 +132,7 @@ def test_model_inputs_are_finite_whatever_the_readings_are() -> None:
 
 
 def test_streams_are_cut_where_they_would_stretch_a_trees_range() -> None:
-    spec = make_spec(1, features=["season"])
+    spec = make_spec(1, features=["slow_normalised"])
     streams = np.full((1, 5, 3), 3.0, np.float32)
     streams[:, 4] = [[-50.0, 7.5, 1e6]]
     features = assemble(spec, np.zeros((1, 1)), np.zeros((1, 1, 5)), streams, np.zeros(3))

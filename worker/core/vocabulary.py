@@ -27,7 +27,7 @@ FeatureKind = Literal[
     "residual",
     "slow_mean_short",
     "slow_mean",
-    "season",
+    "slow_normalised",
 ]
 
 FEATURE_KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
@@ -56,8 +56,8 @@ class FeatureGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     Attributes:
         kind: raw: the reading; rolling_mean, rolling_std, rolling_min, rolling_max: over the
             window; rolling_deviation: the reading minus the window's mean; derived: a derived
-            signal's value; normalised, residual, slow_mean_short, slow_mean, season: what
-            detection follows, in the machine's own standard deviations.
+            signal's value; normalised, residual, slow_mean_short, slow_mean,
+            slow_normalised: what detection follows, in the machine's own standard deviations.
         channels: of which channels or derived signals; absent: of all that have such a feature.
     """
 

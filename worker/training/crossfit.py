@@ -12,22 +12,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from worker.core.channels import US_PER_S
 from worker.core.detection import streams
 from worker.core.detection.baselines import (
-    LEVEL_RATE,
     MACHINE_COLUMNS,
     MEAN,
-    NORMALISED,
     PRECISION,
-    RESIDUAL,
-    RESIDUAL_RATE,
+    ROWS,
     SD,
     SEASON_BINS,
-    SEASONAL,
     SIGNAL_COLUMNS,
     STREAMS,
     WINDOW,
@@ -43,7 +38,6 @@ NEIGHBOURS = 32
 SEASON_DAYS = 2
 SEASON_ROWS_A_DAY = 12
 SEASON_GAIN = 0.6
-RATE_GAIN = 0.9
 FAST_FLOOR = 0.3
 SLOW_FLOOR = 0.02
 
@@ -193,25 +187,44 @@ def has_days(series: Series) -> bool:
     return dense and span_us >= SEASON_DAYS * DAY_US * 0.98
 
 
+def usual_at(season: Floats, times_us: NDArray[np.int64]) -> Floats:
+    """Values (n, D) of a season (D, SEASON_BINS) at given times, as the kernel expects them."""
+    bins = (times_us % DAY_US) / DAY_US * SEASON_BINS - 0.5
+    before = np.floor(bins).astype(np.int64)
+    share = bins - before
+    low, high = season[:, before % SEASON_BINS], season[:, (before + 1) % SEASON_BINS]
+    return ((1.0 - share) * low + share * high).T
+
+
 def baseline_of(
     series: Series,
     rows: NDArray[np.bool_],
     place: Place,
     neighbours: NDArray[np.int32],
+    seasonal: NDArray[np.bool_],
 ) -> Baseline:
-    """Learn a baseline from some of the rows, around a place."""
-    values = series.values[rows]
+    """Learn a baseline from some of the rows, around a place.
+
+    Args:
+        seasonal: (D,) signals of which the time of day is to be expected.
+    """
+    values, times_us = series.values[rows], series.times_us[rows]
+    season = np.zeros((values.shape[1], SEASON_BINS))
+    if seasonal.any():
+        season[seasonal] = season_of(normalise(values, place), times_us)[seasonal]
+        left = values - place.location - place.scale * usual_at(season, times_us)
+        scale = place.scale.copy()
+        for j in np.flatnonzero(seasonal):
+            x = left[:, j][~np.isnan(left[:, j])]
+            scale[j] = min(spread(x - np.median(x)), scale[j])
+        season[seasonal] *= (place.scale / scale)[seasonal, None]
+        place = Place(place.location, scale, place.rows)
+        values = values - scale * usual_at(season, times_us)
     moving = place.scale > 0.0
     y = normalise(values, place)
-    mean = y.mean(axis=0)
     precision, weights = regress(covariance(y, place.rows, moving), neighbours, moving)
     signals = np.zeros((SIGNAL_COLUMNS, values.shape[1]), np.float32)
-    signals[MEAN], signals[PRECISION] = mean, precision
-    season = np.zeros((values.shape[1], SEASON_BINS))
-    if has_days(series):
-        season = season_of(y, series.times_us[rows])
-        signals[SD + SEASONAL] = 1.0
-    signals[SD : SD + SEASONAL] = 1.0
+    signals[MEAN], signals[PRECISION], signals[SD:] = y.mean(axis=0), precision, 1.0
     return Baseline(
         np.nan_to_num(place.location),
         place.scale,
@@ -233,7 +246,7 @@ def out_of_fold(
     """Streams (n, STREAMS, D), each fold's by its own baseline, as if followed from the start."""
     n, count = series.values.shape
     settings = np.zeros((1, MACHINE_COLUMNS))
-    settings[0, WINDOW] = series.window
+    settings[0, ROWS], settings[0, WINDOW] = n, series.window
     found = np.empty((n, STREAMS, count), np.float32)
     for fold, baseline in zip(folds_of(n), baselines, strict=True):
         out = np.empty((fold.stop, STREAMS, count), np.float32)
@@ -262,37 +275,6 @@ def out_of_fold(
     return found
 
 
-@njit("f8(f4[::1], f8, i8)", cache=True, nogil=True)
-def _level_error(x, rate, window):  # type: ignore[no-untyped-def]
-    """Mean squared error of the followed level as a forecast of the next ``window`` rows."""
-    n = x.shape[0]
-    sums = np.zeros(n + 1)
-    for i in range(n):
-        sums[i + 1] = sums[i] + x[i]
-    level, total, count = 0.0, 0.0, 0
-    for i in range(n - window):
-        level += rate * min(max(x[i] - level, -streams.STEP), streams.STEP)
-        if i % max(window // 4, 1) == 0 and i >= window:
-            ahead = (sums[i + 1 + window] - sums[i + 1]) / window
-            total += (level - ahead) ** 2
-            count += 1
-    return total / count if count else 0.0
-
-
-def choose_rates(z: NDArray[np.float32], rows: int, window: float) -> NDArray[np.float32]:
-    """The rate (D,) at which to follow each stream's level (n, D); faster ones must earn it."""
-    slowest = min(1.0 / rows, 1.0 / (16 * window))
-    rates = np.full(z.shape[1], slowest, np.float32)
-    for j in range(z.shape[1]):
-        x = np.ascontiguousarray(z[:, j])
-        best = _level_error(x, slowest, int(window))
-        for rate in (1.0 / (16 * window), 1.0 / (4 * window)):
-            error = _level_error(x, rate, int(window))
-            if error < RATE_GAIN * best:
-                best, rates[j] = error, rate
-    return rates
-
-
 @dataclass(frozen=True)
 class Learned:
     """What one machine's readings say.
@@ -300,7 +282,7 @@ class Learned:
     Attributes:
         baseline: from all rows; its standard deviations are to be set yet.
         streams: (n, STREAMS, D) out of fold, not yet divided by a standard deviation.
-        variance: (STREAMS, D) of them around 0; 0 for one that is not followed.
+        variance: (STREAMS, D) of them around 0.
     """
 
     baseline: Baseline
@@ -310,37 +292,44 @@ class Learned:
 
 def learn(series: Series, place: Place, neighbours: NDArray[np.int32]) -> Learned:
     """Learn one machine, cross-fitted; ``place`` is its own, shrunk towards the fleet's."""
-    n, count = series.values.shape
-    every = np.ones(n, np.bool_)
-    whole = baseline_of(series, every, place, neighbours)
-    parts = []
-    bins = (series.times_us % DAY_US) * SEASON_BINS // DAY_US
-    unexplained, total = np.zeros(count), np.zeros(count)
-    for fold in folds_of(n):
-        others = every.copy()
-        others[fold] = False
-        own = locate(series.values[others])
+    every = np.ones(len(series.times_us), np.bool_)
+    places = []
+    for fold in folds_of(len(every)):
+        own = locate(series.values[_without(every, fold)])
         moves = (own.scale > 0.0) & (place.scale > 0.0)
-        part = Place(
-            np.where(moves, own.location, place.location),
-            np.where(moves, own.scale, place.scale),
-            own.rows,
-        )
-        parts.append(baseline_of(series, others, part, neighbours))
-        y = normalise(series.values[fold], part)
-        unexplained += ((y - parts[-1].season[:, bins[fold]].T) ** 2).sum(axis=0)
-        total += ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+        location = np.where(moves, own.location, place.location)
+        places.append(Place(location, np.where(moves, own.scale, place.scale), own.rows))
+    seasonal = find_seasons(series, places)
+    parts = [
+        baseline_of(series, _without(every, fold), part, neighbours, seasonal)
+        for fold, part in zip(folds_of(len(every)), places, strict=True)
+    ]
     found = out_of_fold(series, parts, neighbours)
-    for column, stream in ((LEVEL_RATE, NORMALISED), (RESIDUAL_RATE, RESIDUAL)):
-        rates = choose_rates(found[:, stream], n, series.window)
-        for baseline in (whole, *parts):
-            baseline.signals[column] = rates
-    found = out_of_fold(series, parts, neighbours)
-    variance = np.mean(found.astype(np.float64) ** 2, axis=0)
-    gains = unexplained < SEASON_GAIN * total
+    whole = baseline_of(series, every, place, neighbours, seasonal)
+    return Learned(whole, found, np.mean(found.astype(np.float64) ** 2, axis=0))
+
+
+def find_seasons(series: Series, places: list[Place]) -> NDArray[np.bool_]:
+    """Of which signals (D,) the time of day explains enough, out of fold.
+
+    Args:
+        places: of the rows outside of each fold.
+    """
+    count = series.values.shape[1]
     if not has_days(series):
-        gains[:] = False
-    whole.signals[SD + SEASONAL, ~gains] = 0.0
-    found[:, SEASONAL, ~gains] = 0.0
-    variance[SEASONAL, ~gains] = 0.0
-    return Learned(whole, found, variance)
+        return np.zeros(count, np.bool_)
+    every = np.ones(len(series.times_us), np.bool_)
+    unexplained, total = np.zeros(count), np.zeros(count)
+    for fold, place in zip(folds_of(len(every)), places, strict=True):
+        others = _without(every, fold)
+        season = season_of(normalise(series.values[others], place), series.times_us[others])
+        y = normalise(series.values[fold], place)
+        unexplained += ((y - usual_at(season, series.times_us[fold])) ** 2).sum(axis=0)
+        total += ((y - y.mean(axis=0)) ** 2).sum(axis=0)
+    return unexplained < SEASON_GAIN * total
+
+
+def _without(rows: NDArray[np.bool_], fold: slice) -> NDArray[np.bool_]:
+    others = rows.copy()
+    others[fold] = False
+    return others

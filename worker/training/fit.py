@@ -15,44 +15,30 @@ from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
-from scipy import stats
 from sklearn.ensemble import IsolationForest
 
 from worker.core.channels import ChannelSpec
 from worker.core.codes import CodeBook
-from worker.core.detection import decision
 from worker.core.detection.baselines import (
     BINS,
     CALIBRATION_COLUMNS,
-    CONDITIONAL,
     FAMILIES,
-    KNOTS,
     KNOWN,
     MACHINE_COLUMNS,
-    PEAK,
-    PEAK_SEASON,
-    PEAK_SHORT,
-    PEAK_SLOW,
     PRECISION,
     PRIOR,
     PRIOR_ROWS,
-    ROWS,
     SCALE_ROWS,
     SD,
     SEASON_BINS,
-    SEASONAL,
-    SHAPE,
     SIGNAL_COLUMNS,
-    SPREAD_SHORT,
-    STATE,
     STREAMS,
-    WINDOW,
     Baselines,
 )
 from worker.core.features import assemble, derive, mask_impossible
 from worker.core.state import PartitionState
+from worker.training.calibrate import FLEET_ROWS, UNSURE, Sample, calibrate, own_weights
 from worker.training.crossfit import (
     FAST_FLOOR,
     FEWEST_ROWS,
@@ -69,8 +55,6 @@ from worker.training.crossfit import (
 )
 from worker.training.readings import MachineReadings
 
-FLEET_ROWS = 10.0
-"""What the fleet's median weighs against a machine's own, in independent rows."""
 TREES = 100
 MAX_SAMPLES = 256
 FOREST_ROWS = 200_000
@@ -79,10 +63,6 @@ FEW_MACHINES_WEIGHT = 0.1
 """Of fewer machines there is no telling how far they are apart: their place weighs little."""
 KNOWN_SCALE_ROWS = 1e9
 """The scale of a machine of the training is not learned anew."""
-STRETCHES = 4.0
-"""Independent values of slow streams in a window."""
-UNSURE = 1.2
-"""Standard deviation of streams where no machine has enough rows to measure it."""
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
@@ -137,16 +117,15 @@ def fit(
             learned.append(one)
             on_progress(0.1 + 0.6 * len(learned) / len(long))
         baselines = _assemble(readings.machine_ids, series, long, fleet, learned)
-        found = [one.streams / _divisors(baselines, k + 1) for k, one in enumerate(learned)]
+        found = [one.streams / baselines.signals[k, SD:] for k, one in enumerate(learned, 1)]
         inputs, expected = _inputs(spec, [series[k] for k in long], found)
         forest = _fit_forest(inputs, seed)
         on_progress(0.8)
-        samples = []
-        for k, streams in enumerate(found):
-            scores = _forest_scores(forest, inputs[k])
-            moving = float(max((baselines.scale[k + 1] > 0).sum(), 1))
-            samples.append((streams, scores, baselines.signals[k + 1], moving))
-        _calibrate(baselines, list(pool.map(_families, samples)))
+        samples = [
+            Sample(streams, _forest_scores(forest, rows))
+            for streams, rows in zip(found, inputs, strict=False)
+        ]
+        calibrate(baselines, samples, pool.map)
     on_progress(1.0)
     return Fitted(baselines, forest, np.concatenate(inputs), expected, codes)
 
@@ -267,6 +246,7 @@ def _assemble(
     prior = np.median(machines, axis=0)
     prior[SCALE_ROWS] = FLEET_ROWS
     machines = np.concatenate([prior[None], machines[long]])
+    scale = np.array([fleet.place.scale, *(x.baseline.scale for x in learned)])
     precision, weights = regress(fleet.covariance, fleet.neighbours, fleet.place.scale > 0.0)
     signals = np.zeros((known, SIGNAL_COLUMNS, count))
     for k, own in enumerate(learned):
@@ -275,11 +255,11 @@ def _assemble(
         signals[PRIOR] = np.median(signals[1:], axis=0)
     signals[PRIOR, PRECISION] = precision
     signals[PRIOR, PRIOR_ROWS] = fleet.weight
-    signals[:, SD:] = _deviations(machines, signals[:, SD + SEASONAL] > 0.0, learned)
+    signals[:, SD:] = _deviations(machines, scale > 0.0, learned)
     return Baselines(
         machine_ids=np.array([names[k] for k in long], np.str_),
         location=np.array([fleet.place.location, *(x.baseline.location for x in learned)]),
-        scale=np.array([fleet.place.scale, *(x.baseline.scale for x in learned)]),
+        scale=scale,
         signals=signals.astype(np.float32),
         neighbours=fleet.neighbours,
         weights=np.array([weights, *(x.baseline.weights for x in learned)], np.float32),
@@ -287,32 +267,26 @@ def _assemble(
             [np.zeros((count, SEASON_BINS)), *(x.baseline.season for x in learned)], np.float32
         ),
         machines=machines,
+        tails=np.zeros((known, count, CALIBRATION_COLUMNS), np.float32),
         calibration=np.zeros((known, FAMILIES + 1, CALIBRATION_COLUMNS), np.float32),
         known=np.zeros((known, len(KNOWN), BINS), np.float32),
     )
 
 
-def _deviations(machines: Floats, seasonal: NDArray[np.bool_], learned: list[Learned]) -> Floats:
+def _deviations(machines: Floats, moving: NDArray[np.bool_], learned: list[Learned]) -> Floats:
     """Standard deviations (K+1, STREAMS, D) of the streams, drawn towards the fleet's."""
-    count = seasonal.shape[1]
     floors = np.array([FAST_FLOOR, FAST_FLOOR, SLOW_FLOOR, SLOW_FLOOR, SLOW_FLOOR])[:, None]
-    usual = np.full((STREAMS, count), UNSURE**2)
-    variance = np.array([own.variance for own in learned]).reshape(-1, STREAMS, count)
-    measured = variance > 0.0
-    for s, j in np.argwhere(measured.any(axis=0)):
-        usual[s, j] = np.median(variance[measured[:, s, j], s, j])
-    rows = (STRETCHES * machines[1:, ROWS] / machines[1:, WINDOW])[:, None, None]
-    drawn = (rows * variance + FLEET_ROWS * usual) / (rows + FLEET_ROWS)
-    squared = np.concatenate([usual[None], np.where(measured, drawn, usual)])
+    usual = np.full((STREAMS, moving.shape[1]), UNSURE**2)
+    variance = np.array([own.variance for own in learned]).reshape(-1, *usual.shape)
+    measured = (variance > 0.0) & moving[1:, None]
+    some = measured.any(axis=0)
+    usual[some] = np.nanmedian(np.where(measured, variance, np.nan)[:, some], axis=0)
+    weights = own_weights(machines)[:, None, None]
+    drawn = np.where(measured, weights * variance + (1.0 - weights) * usual, usual)
+    drawn = np.where(moving[1:, None], drawn, 1.0)
+    squared = np.concatenate([usual[None], drawn])
     deviations: Floats = np.maximum(np.sqrt(squared), floors)
-    deviations[PRIOR, SEASONAL] = 0.0
-    deviations[1:, SEASONAL][~seasonal[1:]] = 0.0
     return deviations
-
-
-def _divisors(baselines: Baselines, k: int) -> NDArray[np.float32]:
-    sd = baselines.signals[k, SD:]
-    return np.where(sd > 0.0, sd, np.float32(1.0))
 
 
 def _inputs(
@@ -349,100 +323,3 @@ def _fit_forest(inputs: list[NDArray[np.float32]], seed: int) -> IsolationForest
 def _forest_scores(forest: IsolationForest, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     scores: NDArray[np.float32] = forest.score_samples(inputs).astype(np.float32)
     return scores
-
-
-@njit("f8[:, ::1](f4[:, :, ::1], f4[::1], f4[:, ::1], f8)", cache=True, nogil=True)
-def _summarise(streams, forest, signals, moving):  # type: ignore[no-untyped-def]
-    families = np.zeros((streams.shape[0], FAMILIES))
-    for i in range(streams.shape[0]):
-        decision.summarise(streams[i], forest[i], signals, moving, families[i])
-    return families
-
-
-@njit("f8[::1](f8[:, ::1], f4[:, ::1], f8[:, ::1])", cache=True, nogil=True)
-def _combine(families, calibration, tails):  # type: ignore[no-untyped-def]
-    combined = np.zeros(families.shape[0])
-    for i in range(families.shape[0]):
-        combined[i] = decision.combine(families[i], calibration, tails[i])
-    return combined
-
-
-def _families(
-    job: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], float],
-) -> Floats:
-    streams, forest, signals, moving = job
-    found: Floats = _summarise(np.ascontiguousarray(streams), forest, signals, moving)
-    return found
-
-
-def _tail_of(x: Floats) -> Floats:
-    """A calibration (CALIBRATION_COLUMNS,) from a sample (n,)."""
-    quantiles = np.quantile(x, 1.0 - np.array(KNOTS))
-    last = quantiles[-1]
-    excess = x[x > last]
-    mean_excess = float(np.mean(excess - last)) if len(excess) else 0.0
-    slope = (last - quantiles[2]) / np.log(KNOTS[2] / KNOTS[-1])
-    scale = max(slope, mean_excess, 1e-3 * max(last, 1e-3))
-    return np.append(quantiles, scale)
-
-
-def _gaussian(moving: int) -> Floats:
-    """Calibrations (FAMILIES, CALIBRATION_COLUMNS) of independent Gaussian streams."""
-    p = np.append(np.array(KNOTS), KNOTS[-1] / np.e)
-    peak = stats.norm.isf((1.0 - (1.0 - p) ** (1.0 / moving)) / 2.0) * UNSURE
-    shape = stats.chi2.isf(p, moving) / moving * UNSURE**2
-    table = np.full((FAMILIES, CALIBRATION_COLUMNS), np.inf)
-    for f in (PEAK, CONDITIONAL, PEAK_SHORT, PEAK_SLOW):
-        table[f] = peak
-    table[SHAPE], table[SPREAD_SHORT] = shape, np.sqrt(shape)
-    found = table[:, 0] < np.inf
-    table[found, -1] -= table[found, -2]
-    return table
-
-
-def _calibrate(baselines: Baselines, families: list[Floats]) -> None:
-    """Fill in calibrations and what the surprise score knows, drawn towards the fleet's."""
-    table = baselines.calibration
-    rows = STRETCHES * baselines.machines[1:, ROWS] / baselines.machines[1:, WINDOW]
-    usual = _gaussian(max(int((baselines.scale[PRIOR] > 0.0).sum()), 1))
-    own = np.full((len(families), FAMILIES, CALIBRATION_COLUMNS), np.nan)
-    for k, sample in enumerate(families):
-        for f in range(FAMILIES):
-            if sample[:, f].any():
-                own[k, f] = _tail_of(sample[:, f])
-    for f in range(FAMILIES):
-        measured = ~np.isnan(own[:, f, 0])
-        if measured.any():
-            usual[f] = np.median(own[measured, f], axis=0)
-    for k in range(len(families)):
-        measured = ~np.isnan(own[k, :, 0])
-        weight = rows[k] / (rows[k] + FLEET_ROWS)
-        drawn = weight * own[k] + (1.0 - weight) * usual
-        table[k + 1, :FAMILIES] = np.where(measured[:, None], drawn, usual)
-        table[k + 1, PEAK_SEASON] = np.where(measured[PEAK_SEASON], drawn[PEAK_SEASON], np.inf)
-    table[PRIOR, :FAMILIES] = usual
-    _calibrate_state(baselines, families, rows)
-
-
-def _calibrate_state(baselines: Baselines, families: list[Floats], rows: Floats) -> None:
-    table, known = baselines.calibration, baselines.known
-    own = np.full((len(families), CALIBRATION_COLUMNS), np.nan)
-    for k, sample in enumerate(families):
-        tails = np.zeros(sample.shape)
-        own[k] = _tail_of(_combine(sample, table[k + 1], tails))
-        for i, f in enumerate(KNOWN):
-            bins = np.minimum(
-                decision.BINS_PER_DOUBLING * np.log2(1.0 + tails[:, f]), BINS - 1
-            ).astype(np.int64)
-            known[k + 1, i] = np.bincount(bins, minlength=BINS)
-    if families:
-        usual = np.median(own, axis=0)
-        known[PRIOR] = np.median(known[1:], axis=0)
-    else:
-        steps = -np.log10(np.array(KNOTS)) * 2.0
-        usual = np.append(steps, 2.0 / np.log(10.0))
-    for k in range(len(families)):
-        weight = rows[k] / (rows[k] + FLEET_ROWS)
-        drawn = weight * own[k] + (1.0 - weight) * usual
-        table[k + 1, STATE] = drawn
-    table[PRIOR, STATE] = usual

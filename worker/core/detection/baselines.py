@@ -19,13 +19,12 @@ PRIOR = 0
 """The row of the fleet prior."""
 
 # Columns of `signals`, one value a signal.
-MEAN, PRECISION, LEVEL_RATE, RESIDUAL_RATE, PRIOR_ROWS, SD = range(6)
+MEAN, PRECISION, PRIOR_ROWS, SD = range(4)
 """``MEAN`` of the clipped normalised values; ``PRECISION``, the root of the conditional
-precision; the rates at which the levels of normalised values and residuals are followed;
-``PRIOR_ROWS``, how many rows the location weighs when a machine learns its own; from ``SD``
-on the standard deviation of each stream, 0 for one that is not followed."""
+precision; ``PRIOR_ROWS``, how many rows the location weighs when a machine learns its own;
+from ``SD`` on the standard deviation of each stream."""
 STREAMS = 5
-NORMALISED, RESIDUAL, SLOW_SHORT, SLOW, SEASONAL = range(STREAMS)
+NORMALISED, RESIDUAL, SLOW_SHORT, SLOW, SLOW_NORMALISED = range(STREAMS)
 SIGNAL_COLUMNS = SD + STREAMS
 SEASON_BINS = 48
 """Half hours of the day (UTC)."""
@@ -35,8 +34,8 @@ INTERVAL_US, ROWS, WINDOW, SCALE_ROWS = range(4)
 rows, and how many rows the scale weighs when a machine learns its own."""
 MACHINE_COLUMNS = 4
 
-PEAK, SHAPE, CONDITIONAL, PEAK_SHORT, PEAK_SLOW, SPREAD_SHORT, PEAK_SEASON, FOREST = range(8)
-FAMILIES = 8
+FAMILIES = 6
+PEAK, SHAPE, SHORT, LONG, MARGINAL, FOREST = range(FAMILIES)
 """Statistics over all signals, each with a calibration of its own; see ``decision``."""
 STATE = FAMILIES
 """The calibration of all families together."""
@@ -44,7 +43,7 @@ KNOTS = (0.5, 0.2, 0.1, 0.05, 0.02)
 """Tail probabilities of the quantiles that a calibration keeps."""
 CALIBRATION_COLUMNS = len(KNOTS) + 1
 """The quantiles, then the scale of the exponential tail above the last."""
-KNOWN = (PEAK, SHAPE, PEAK_SHORT, PEAK_SLOW, PEAK_SEASON)
+KNOWN = (PEAK, SHAPE, SHORT, LONG, MARGINAL)
 """Families of which the surprise score remembers how extreme they have been."""
 BINS = 20
 
@@ -61,9 +60,11 @@ class Baselines:
         signals: (K+1, SIGNAL_COLUMNS, D) see ``MEAN`` and following.
         neighbours: (D, N) the signals that each signal is expected from; -1: none.
         weights: (K+1, D, N) by how much each of them moves the residual.
-        season: (K+1, D, SEASON_BINS) expected normalised value by the time of day.
+        season: (K+1, D, SEASON_BINS) usual (x - location) / scale by the time of day; all 0
+            for a signal that has no such habit.
         machines: (K+1, MACHINE_COLUMNS) see ``INTERVAL_US`` and following.
-        calibration: (K+1, FAMILIES + 1, CALIBRATION_COLUMNS).
+        tails: (K+1, D, CALIBRATION_COLUMNS) calibrations of each signal's normalised value.
+        calibration: (K+1, FAMILIES + 1, CALIBRATION_COLUMNS) of the families, and of all.
         known: (K+1, len(KNOWN), BINS) rows of training by how extreme they were.
     """
 
@@ -75,6 +76,7 @@ class Baselines:
     weights: NDArray[np.float32]
     season: NDArray[np.float32]
     machines: Floats
+    tails: NDArray[np.float32]
     calibration: NDArray[np.float32]
     known: NDArray[np.float32]
 
@@ -107,6 +109,7 @@ class Baselines:
             ("weights", "f4", (rows, signals, near)),
             ("season", "f4", (rows, signals, SEASON_BINS)),
             ("machines", "f8", (rows, MACHINE_COLUMNS)),
+            ("tails", "f4", (rows, signals, CALIBRATION_COLUMNS)),
             ("calibration", "f4", (rows, FAMILIES + 1, CALIBRATION_COLUMNS)),
             ("known", "f4", (rows, len(KNOWN), BINS)),
         ):

@@ -3,7 +3,7 @@
 *Families* are statistics over all signals. Each has a calibration, which turns it into
 L = -log10 p, where p is how often it was at least as large out of fold in training:
 linear between quantiles, exponential above. Two scores come of them. A, *state*: how far
-is the machine from its baseline; the calibrated combination (sum of L^1.5)^(1/1.5). B,
+is the machine from its baseline; the calibrated combination (sum of L^1.5)^(2/3). B,
 *surprise*: has the machine been like this before; the largest -log10 p over families by
 histograms that start from training and go on learning. An anomaly opens where both are
 high, and lasts as long as A is.
@@ -17,24 +17,22 @@ from numba import njit
 from worker.core.detection.baselines import (
     BINS,
     CALIBRATION_COLUMNS,
-    CONDITIONAL,
     FAMILIES,
     FOREST,
     KNOWN,
+    LONG,
+    MARGINAL,
     NORMALISED,
     PEAK,
-    PEAK_SEASON,
-    PEAK_SHORT,
-    PEAK_SLOW,
     PRECISION,
     RESIDUAL,
     ROWS,
     SD,
-    SEASONAL,
     SHAPE,
+    SHORT,
     SLOW,
+    SLOW_NORMALISED,
     SLOW_SHORT,
-    SPREAD_SHORT,
     STATE,
     WINDOW,
 )
@@ -56,13 +54,15 @@ BYPASS = 3.0
 """At this multiple A opens an anomaly whatever the surprise."""
 CALM_SHARE = 1.0 / 12.0
 """Share of the window for which A must be low before the anomaly closes."""
-SPREAD_LIMIT = 12.0
+ORDINARY = 0.7
+"""Slow evidence below this L, which one reading in five has, says nothing: slow means wander
+together for long, and would blur the order of readings that deviate for a moment."""
 COLD_FACTOR = 2.0
 """By how much more A must exceed its threshold at the beginning of the warm-up, beyond once."""
 _L_KNOTS = np.array([0.30103, 0.69897, 1.0, 1.30103, 1.69897])
 _LN10 = 2.302585092994046
 _KNOWN = np.array(KNOWN)
-_FAMILY_OF = np.array([PEAK, CONDITIONAL, PEAK_SHORT, PEAK_SLOW, PEAK_SEASON])
+_FAMILY_OF = np.array([PEAK, SHAPE, SHORT, LONG, MARGINAL])
 """The family whose calibration a stream of a single signal is held against."""
 
 
@@ -70,53 +70,55 @@ _FAMILY_OF = np.array([PEAK, CONDITIONAL, PEAK_SHORT, PEAK_SLOW, PEAK_SEASON])
 def tail(x, calibration):  # type: ignore[no-untyped-def]
     """-log10 of the probability of at least ``x`` by a calibration (CALIBRATION_COLUMNS,)."""
     last = CALIBRATION_COLUMNS - 2
-    if x >= calibration[last]:
+    if x <= 0.0:
+        return 0.0
+    if x > calibration[last]:
         return _L_KNOTS[last] + (x - calibration[last]) / (calibration[last + 1] * _LN10)
     low_x, low = np.float64(0.0), np.float64(0.0)
     for q in range(last + 1):
         high_x = np.float64(calibration[q])
-        if x < high_x:
+        if x <= high_x:
             if high_x == np.inf:
                 return 0.0
-            return low + (_L_KNOTS[q] - low) * max(x - low_x, 0.0) / (high_x - low_x)
+            return low + (_L_KNOTS[q] - low) * (x - low_x) / (high_x - low_x)
         low_x, low = high_x, np.float64(_L_KNOTS[q])
     return low
 
 
-@njit("void(f4[:, ::1], f8, f4[:, ::1], f8, f8[::1])", cache=True, nogil=True)
-def summarise(streams, forest, signals, moving, families):  # type: ignore[no-untyped-def]
+@njit(
+    "void(f4[:, ::1], f8, f4[:, ::1], f4[:, ::1], f8, f8[::1], f8[:, ::1])", cache=True, nogil=True
+)
+def summarise(  # type: ignore[no-untyped-def]
+    streams, forest, signals, tails, moving, families, shares
+):
     """Write the families (FAMILIES,) of one event's streams (STREAMS, D).
 
     Args:
-        forest: the model's score, -1 abnormal to 0; NaN without one.
-        signals: (SIGNAL_COLUMNS, D) the machine's baseline.
+        forest: the model's score, -1 abnormal to 0.
+        signals, tails: (SIGNAL_COLUMNS, D), (D, CALIBRATION_COLUMNS) the machine's baseline.
         moving: number of signals that moved in training.
+        shares: (2, D) what each signal adds to the first two families; out.
     """
-    count = streams.shape[1]
     families[:] = 0.0
-    shape = 0.0
-    spread = 0.0
-    for j in range(count):
+    for j in range(streams.shape[1]):
         value = np.float64(streams[NORMALISED, j])
-        residual = np.float64(streams[RESIDUAL, j])
-        short = abs(np.float64(streams[SLOW_SHORT, j]))
-        families[PEAK] = max(families[PEAK], abs(value))
-        families[CONDITIONAL] = max(families[CONDITIONAL], abs(residual))
-        families[PEAK_SHORT] = max(families[PEAK_SHORT], short)
-        families[PEAK_SLOW] = max(families[PEAK_SLOW], abs(np.float64(streams[SLOW, j])))
-        families[PEAK_SEASON] = max(families[PEAK_SEASON], abs(np.float64(streams[SEASONAL, j])))
-        shape += (
+        own = tail(abs(value), tails[j])
+        shares[PEAK, j] = own
+        families[PEAK] += own * own * own
+        shares[SHAPE, j] = (
             value
-            * residual
+            * np.float64(streams[RESIDUAL, j])
             * np.float64(signals[SD + NORMALISED, j])
             * np.float64(signals[SD + RESIDUAL, j])
             * np.float64(signals[PRECISION, j])
         )
-        short = np.minimum(short, SPREAD_LIMIT)
-        spread += short * short
-    families[SHAPE] = max(shape / moving, 0.0)
-    families[SPREAD_SHORT] = np.sqrt(spread / moving)
-    families[FOREST] = 0.0 if np.isnan(forest) else -forest
+        families[SHAPE] += shares[SHAPE, j]
+        families[SHORT] = max(families[SHORT], abs(np.float64(streams[SLOW_SHORT, j])))
+        families[LONG] = max(families[LONG], abs(np.float64(streams[SLOW, j])))
+        families[MARGINAL] = max(families[MARGINAL], abs(np.float64(streams[SLOW_NORMALISED, j])))
+    families[PEAK] = np.cbrt(families[PEAK])
+    families[SHAPE] = max(families[SHAPE] / moving, 0.0)
+    families[FOREST] = -forest
 
 
 @njit("f8(f8[::1], f4[:, ::1], f8[::1])", cache=True, nogil=True)
@@ -125,8 +127,27 @@ def combine(families, calibration, tails):  # type: ignore[no-untyped-def]
     total = 0.0
     for f in range(FAMILIES):
         tails[f] = tail(families[f], calibration[f])
-        total += tails[f] * np.sqrt(tails[f])
+        counted = tails[f]
+        if SHORT <= f <= MARGINAL:
+            counted = np.maximum(counted - ORDINARY, 0.0)
+        total += counted * np.sqrt(counted)
     return np.cbrt(total) ** 2
+
+
+@njit("void(f4[:, ::1], f4[:, ::1], f8[::1], f8[:, ::1], f4[::1])", cache=True, nogil=True)
+def _contribute(streams, calibration, tails, shares, contributions):  # type: ignore[no-untyped-def]
+    """Write what each signal adds to the evidence: the root of the sum of squared L."""
+    count = streams.shape[1]
+    positive = 0.0
+    for j in range(count):
+        positive += max(shares[SHAPE, j], 0.0)
+    for j in range(count):
+        total = shares[PEAK, j] ** 2
+        if positive > 0.0:
+            total += max(shares[SHAPE, j], 0.0) / positive * tails[SHAPE] ** 2
+        for s in range(SLOW_SHORT, SLOW_NORMALISED + 1):
+            total += tail(abs(np.float64(streams[s, j])), calibration[_FAMILY_OF[s]]) ** 2
+        contributions[j] = np.sqrt(total)
 
 
 @njit("i8(f8)", cache=True, nogil=True)
@@ -171,7 +192,7 @@ def score_of(state):  # type: ignore[no-untyped-def]
 
 _DECIDE = (
     "void(i8[::1], f4[:, :, ::1], f4[::1], b1[::1], f4[::1],"
-    "f4[:, :, ::1], f8[::1], f8[:, ::1], f4[:, :, ::1], f8[::1],"
+    "f4[:, :, ::1], f4[:, :, ::1], f8[::1], f8[:, ::1], f4[:, :, ::1], f8[::1],"
     "i4[::1], f4[:, :, ::1], i4[::1],"
     "f8[::1], f8[::1], f8[::1], f4[:, ::1])"
 )
@@ -185,6 +206,7 @@ def decide(  # type: ignore[no-untyped-def]
     maintained,
     experience,
     signals,
+    tails,
     moving,
     settings,
     calibration,
@@ -205,7 +227,7 @@ def decide(  # type: ignore[no-untyped-def]
         forest: (n,) the model's score, NaN without one.
         maintained: (n,) no anomaly, and nothing is learned.
         experience: (n,) share of the warm-up that is done.
-        signals, settings, calibration: see ``Baselines``; settings is its ``machines``.
+        signals, tails, settings, calibration: see ``Baselines``; settings is its ``machines``.
         moving: (K+1,) number of signals that moved in training, at least 1.
         opens_at: (K+1,) the A at which an anomaly opens.
         baseline: (M,) row of the baselines of each row of the table.
@@ -214,22 +236,18 @@ def decide(  # type: ignore[no-untyped-def]
         confidence: (n,) out.
         contributions: (n, D) out.
     """
-    families = np.zeros(FAMILIES)
-    tails = np.zeros(FAMILIES)
+    found = np.zeros(FAMILIES)
+    evidence = np.zeros(FAMILIES)
+    shares = np.zeros((2, streams.shape[2]))
     for i in range(machines.shape[0]):
         m = machines[i]
         k = baseline[m]
-        summarise(streams[i], forest[i], signals[k], moving[k], families)
-        state = tail(combine(families, calibration[k], tails), calibration[k, STATE])
+        summarise(streams[i], forest[i], signals[k], tails[k], moving[k], found, shares)
+        state = tail(combine(found, calibration[k], evidence), calibration[k, STATE])
         trust = np.float64(experience[i])
         scores[i] = score_of(state)
         confidence[i] = (1.0 - 10.0**-state) * trust
-        for j in range(streams.shape[2]):
-            total = 0.0
-            for s in range(streams.shape[1]):
-                own = tail(abs(np.float64(streams[i, s, j])), calibration[k, _FAMILY_OF[s]])
-                total += own * own
-            contributions[i, j] = np.sqrt(total)
+        _contribute(streams[i], calibration[k], evidence, shares, contributions[i])
         if maintained[i]:
             thresholds[i] = -1.0
             calm[m] = 0
@@ -239,7 +257,7 @@ def decide(  # type: ignore[no-untyped-def]
             thresholds[i] = score_of(KEEPS * needed)
         else:
             gate = min(2.5, np.log10(settings[k, ROWS]) - 0.4)
-            surprised = _surprise(tails, known[m]) >= gate
+            surprised = _surprise(evidence, known[m]) >= gate
             thresholds[i] = score_of(needed if surprised else BYPASS * needed)
         if scores[i] < thresholds[i]:
             calm[m] = 1
@@ -247,4 +265,4 @@ def decide(  # type: ignore[no-untyped-def]
             calm[m] += 1
             if calm[m] > 1.0 + CALM_SHARE * settings[k, WINDOW]:
                 calm[m] = 0
-        _remember(tails, known[m], WEIGHT_ROWS * settings[k, ROWS])
+        _remember(evidence, known[m], WEIGHT_ROWS * settings[k, ROWS])

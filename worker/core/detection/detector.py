@@ -193,6 +193,7 @@ class Detector:
             maintained,
             experience,
             known.signals,
+            known.tails,
             self._moving,
             known.machines,
             known.calibration,

@@ -1,10 +1,11 @@
 """First kernel of detection: from signals to streams, event by event.
 
 A *stream* follows one aspect of a signal, in standard deviations of what that aspect did
-in training: the normalised value z = (x - location) / scale less its level; the *residual*,
-what remains of z when it is predicted from the other signals (ridge regression, as rows of
-the precision matrix), less its level; slow exponential means of the residual over w/4 and w
-rows; and the slow mean of z less its expected value at this time of day.
+in training: the normalised value z = (x - location) / scale, less what is usual at this time
+of day; the *residual*, what remains of z when it is predicted from the other signals (ridge
+regression, as rows of the precision matrix), less its level, which is followed so slowly that
+it only absorbs what goes on for as long as the training was; exponential means of the residual
+over w/4 and w rows; and the exponential mean of z over w/4 rows.
 
 A machine that training did not know learns its location and scale from its first events
 (Welford's mean and variance of values clipped at 4 standard deviations), shrunk towards
@@ -19,18 +20,17 @@ import numpy as np
 from numba import njit
 
 from worker.core.detection.baselines import (
-    LEVEL_RATE,
     MEAN,
     NORMALISED,
     PRECISION,
     PRIOR_ROWS,
     RESIDUAL,
-    RESIDUAL_RATE,
+    ROWS,
     SCALE_ROWS,
     SD,
     SEASON_BINS,
-    SEASONAL,
     SLOW,
+    SLOW_NORMALISED,
     SLOW_SHORT,
     STREAMS,
     WINDOW,
@@ -44,8 +44,8 @@ FIELDS: Fields = {
     "place": Field("<f8", (2, "signal")),
     "streams": Field("<f4", (STREAMS, "signal")),
 }
-"""Rows from which the location was learned; their mean and variance; levels of normalised
-values and residuals, then the slow means."""
+"""Rows from which the location was learned; their mean and variance; the residual's level,
+then the slow means, as in the streams (the first is not used)."""
 
 FARTHEST = 30.0
 """Normalised values are clipped here."""
@@ -57,6 +57,8 @@ STEP = 3.0
 """Levels follow a deviation up to this many standard deviations."""
 UNCLIPPED_ROWS = 8
 CLIP = 4.0
+LEVEL_WINDOWS = 16
+"""Windows over which levels are followed where training was shorter."""
 LEARNING_WINDOWS = 16
 WARM_UP_WINDOWS = 4
 """Windows until a machine that was never seen counts as known, and until it stops learning."""
@@ -141,28 +143,27 @@ def _expect_season(time_us, season, usual):  # type: ignore[no-untyped-def]
         usual[j] += share * season[j, (before + 1) % SEASON_BINS]
 
 
-@njit("void(f8, b1, f8, f4[:, ::1], i8, f4[:, ::1], f4[:, ::1])", cache=True, nogil=True)
+@njit("void(f8, b1, f8[::1], f4[:, ::1], i8, f4[:, ::1], f4[:, ::1])", cache=True, nogil=True)
 def _stream_signal(  # type: ignore[no-untyped-def]
-    residual, frozen, window, signals, j, state, streams
+    residual, frozen, settings, signals, j, state, streams
 ):
-    """Follow one signal, whose normalised and seasonal values are in ``streams`` already."""
-    value = streams[NORMALISED, j] - np.float64(state[NORMALISED, j])
+    """Follow one signal, whose normalised value is in ``streams`` already."""
+    value = np.float64(streams[NORMALISED, j])
+    window = settings[WINDOW]
     residual -= state[RESIDUAL, j]
     if not frozen:
         short_step = 2.0 / (window / 4.0 + 1.0)
         slow_step = 2.0 / (window + 1.0)
-        state[NORMALISED, j] += signals[LEVEL_RATE, j] * _clip(value, STEP)
-        state[RESIDUAL, j] += signals[RESIDUAL_RATE, j] * _clip(residual, STEP)
+        level_step = 1.0 / max(settings[ROWS], LEVEL_WINDOWS * window)
+        state[RESIDUAL, j] += level_step * _clip(residual, STEP)
         state[SLOW_SHORT, j] += short_step * (residual - state[SLOW_SHORT, j])
         state[SLOW, j] += slow_step * (residual - state[SLOW, j])
-        state[SEASONAL, j] += short_step * (streams[SEASONAL, j] - state[SEASONAL, j])
-    streams[NORMALISED, j] = value
+        state[SLOW_NORMALISED, j] += short_step * (value - state[SLOW_NORMALISED, j])
     streams[RESIDUAL, j] = residual
     for s in range(SLOW_SHORT, STREAMS):
         streams[s, j] = state[s, j]
     for s in range(STREAMS):
-        sd = signals[SD + s, j]
-        streams[s, j] = streams[s, j] / sd if sd > 0.0 else np.float32(0.0)
+        streams[s, j] /= signals[SD + s, j]
 
 
 _FOLLOW = (
@@ -217,7 +218,6 @@ def follow(  # type: ignore[no-untyped-def]
     for i in range(machines.shape[0]):
         m = machines[i]
         k = baseline[m]
-        window = settings[k, WINDOW]
         if relearn[i]:
             learned[m] = 0
             place[m] = 0.0
@@ -236,6 +236,7 @@ def follow(  # type: ignore[no-untyped-def]
         )
         _expect_season(times_us[i], season[k], usual)
         for j in range(count):
+            z[j] -= usual[j]
             y[j] = _clip(z[j], FARTHEST_EXPECTATION) - signals[k, MEAN, j]
             if np.isnan(z[j]):
                 y[j] = 0.0
@@ -245,13 +246,15 @@ def follow(  # type: ignore[no-untyped-def]
                 other = neighbours[j, s]
                 if other >= 0:
                     from_others += np.float64(weights[k, j, s]) * y[other]
-            mean, precision = np.float64(signals[k, MEAN, j]), np.float64(signals[k, PRECISION, j])
-            level = np.float64(state[m, RESIDUAL, j])
-            expected[i, j] = used[0, j] + used[1, j] * (mean + (level - from_others) / precision)
+            precision = np.float64(signals[k, PRECISION, j])
+            from_level = (state[m, RESIDUAL, j] - from_others) / precision
+            wanted = usual[j] + signals[k, MEAN, j] + from_level
+            expected[i, j] = used[0, j] + used[1, j] * wanted
             if np.isnan(z[j]):
                 streams[i, :, j] = 0.0
                 continue
             streams[i, NORMALISED, j] = z[j]
-            streams[i, SEASONAL, j] = z[j] - usual[j]
             residual = precision * y[j] + from_others
-            _stream_signal(residual, maintained[i], window, signals[k], j, state[m], streams[i])
+            _stream_signal(
+                residual, maintained[i], settings[k], signals[k], j, state[m], streams[i]
+            )

@@ -1,0 +1,178 @@
+"""Calibration: how extreme each statistic was out of fold, machine by machine.
+
+Owns what turns a statistic into -log10 of a tail probability; how it is applied is
+:mod:`worker.core.detection.decision`'s business. What a machine's own rows cannot say is
+drawn towards the fleet's median, and where no machine has enough rows, statistics are
+taken to be those of independent Gaussian streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import stats
+
+from worker.core.detection import decision
+from worker.core.detection.baselines import (
+    BINS,
+    CALIBRATION_COLUMNS,
+    FAMILIES,
+    KNOTS,
+    KNOWN,
+    LONG,
+    MARGINAL,
+    NORMALISED,
+    PEAK,
+    PRIOR,
+    ROWS,
+    SHAPE,
+    SHORT,
+    STATE,
+    WINDOW,
+    Baselines,
+)
+
+FLEET_ROWS = 10.0
+"""What the fleet's median weighs against a machine's own, in independent rows."""
+STRETCHES = 4.0
+"""Independent values of slow streams in a window."""
+UNSURE = 1.2
+"""Standard deviation of streams where no machine has enough rows to measure it."""
+
+Floats = NDArray[np.float64]
+Map = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
+
+
+class Sample(NamedTuple):
+    """What one machine did in training.
+
+    Attributes:
+        streams: (n, STREAMS, D) out of fold, in standard deviations.
+        forest: (n,) the model's scores.
+    """
+
+    streams: NDArray[np.float32]
+    forest: NDArray[np.float32]
+
+
+def own_weights(machines: Floats) -> Floats:
+    """How much each machine's own statistics count (K,); see ``Baselines.machines``."""
+    rows = STRETCHES * machines[1:, ROWS] / machines[1:, WINDOW]
+    weights: Floats = rows / (rows + FLEET_ROWS)
+    return weights
+
+
+def calibrate(baselines: Baselines, samples: list[Sample], pool_map: Map) -> None:
+    """Fill in calibrations, and what the surprise score knows at first.
+
+    Args:
+        samples: of the machines of the baselines.
+        pool_map: applies a function to a list, in order.
+    """
+    weights = own_weights(baselines.machines)
+    moving = np.maximum((baselines.scale > 0.0).sum(axis=1), 1)
+    tails = list(pool_map(_signal_tails, [sample.streams for sample in samples]))
+    gaussian = _tail_by(lambda p: UNSURE * stats.norm.isf(p / 2.0))
+    _draw(baselines.tails, tails, np.tile(gaussian, (baselines.scale.shape[1], 1)), weights)
+    jobs = [
+        (sample, baselines.signals[k], baselines.tails[k], float(moving[k]))
+        for k, sample in enumerate(samples, 1)
+    ]
+    families = list(pool_map(_families, jobs))
+    own = [np.array([_tail_of(x) for x in found.T]) for found in families]
+    _draw(baselines.calibration[:, :STATE], own, _gaussian(int(moving[PRIOR])), weights)
+    states = []
+    for k, found in enumerate(families, 1):
+        evidence = np.zeros(found.shape)
+        states.append(_tail_of(_combine(found, baselines.calibration[k], evidence)))
+        for i, f in enumerate(KNOWN):
+            bins = [decision.bin_of(length) for length in evidence[:, f]]
+            baselines.known[k, i] = np.bincount(bins, minlength=BINS)
+    if families:
+        baselines.known[PRIOR] = np.median(baselines.known[1:], axis=0)
+    nothing = _tail_by(lambda p: -2.0 * np.log10(p))
+    _draw(baselines.calibration[:, STATE], states, nothing, weights)
+
+
+def _draw(table: NDArray[np.float32], own: list[Floats], usual: Floats, weights: Floats) -> None:
+    """Write calibrations (K+1, ...) drawn towards the fleet's medians, which are the prior.
+
+    Args:
+        own: K calibrations, NaN where there was nothing to measure.
+        usual: one, for what no machine has measured.
+        weights: (K,) of the machines' own.
+    """
+    measured = np.array(own).reshape(-1, *usual.shape)
+    known = ~np.isnan(measured)
+    prior = usual.copy()
+    some = known.any(axis=0)
+    prior[some] = np.nanmedian(measured[:, some], axis=0)
+    table[PRIOR] = prior
+    with np.errstate(invalid="ignore"):
+        for k, one in enumerate(measured):
+            drawn = weights[k] * one + (1.0 - weights[k]) * prior
+            table[k + 1] = np.where(known[k], drawn, prior)
+
+
+def _tail_of(x: Floats) -> Floats:
+    """A calibration (CALIBRATION_COLUMNS,) from a sample (n,); NaN where it is all zero."""
+    if not x.any():
+        return np.full(CALIBRATION_COLUMNS, np.nan)
+    quantiles = np.quantile(x, 1.0 - np.array(KNOTS))
+    last = quantiles[-1]
+    excess = x[x > last]
+    mean_excess = float(np.mean(excess - last)) if len(excess) else 0.0
+    slope = (last - quantiles[2]) / np.log(KNOTS[2] / KNOTS[-1])
+    scale = max(slope, mean_excess, 1e-3 * max(last, 1e-3))
+    return np.append(quantiles, scale)
+
+
+def _tail_by(quantile: Callable[[Floats], Floats]) -> Floats:
+    """A calibration from the values that are exceeded with given probabilities."""
+    found = quantile(np.array([*KNOTS, KNOTS[-1] / np.e]))
+    found[-1] -= found[-2]
+    return found
+
+
+def _gaussian(moving: int) -> Floats:
+    """Calibrations (FAMILIES, CALIBRATION_COLUMNS) of independent Gaussian streams."""
+    peak = _tail_by(lambda p: UNSURE * stats.norm.isf((1.0 - (1.0 - p) ** (1.0 / moving)) / 2.0))
+    table = np.full((FAMILIES, CALIBRATION_COLUMNS), np.inf)
+    table[PEAK] = _tail_by(lambda p: -np.log10(1.0 - (1.0 - p) ** (1.0 / moving)))
+    table[SHAPE] = _tail_by(lambda p: UNSURE**2 * stats.chi2.isf(p, moving) / moving)
+    table[SHORT] = table[LONG] = table[MARGINAL] = peak
+    return table
+
+
+def _signal_tails(streams: NDArray[np.float32]) -> Floats:
+    return np.array([_tail_of(x) for x in np.abs(streams[:, NORMALISED].astype(np.float64)).T])
+
+
+def _families(
+    job: tuple[Sample, NDArray[np.float32], NDArray[np.float32], float],
+) -> Floats:
+    sample, signals, tails, moving = job
+    streams = np.ascontiguousarray(sample.streams)
+    found: Floats = _summarise(streams, sample.forest, signals, tails, moving)
+    return found
+
+
+@njit("f8[:, ::1](f4[:, :, ::1], f4[::1], f4[:, ::1], f4[:, ::1], f8)", cache=True, nogil=True)
+def _summarise(streams, forest, signals, tails, moving):  # type: ignore[no-untyped-def]
+    families = np.zeros((streams.shape[0], FAMILIES))
+    shares = np.zeros((2, streams.shape[2]))
+    for i in range(streams.shape[0]):
+        decision.summarise(streams[i], forest[i], signals, tails, moving, families[i], shares)
+    return families
+
+
+@njit("f8[::1](f8[:, ::1], f4[:, ::1], f8[:, ::1])", cache=True, nogil=True)
+def _combine(families, calibration, evidence):  # type: ignore[no-untyped-def]
+    combined = np.zeros(families.shape[0])
+    for i in range(families.shape[0]):
+        combined[i] = decision.combine(families[i], calibration, evidence[i])
+    return combined
