@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from worker.core.messages import DEAD_LETTER_REASONS, EpisodeStatus, HealthKind
+from worker.core.messages import DEAD_LETTER_REASONS, EpisodeStatus, HealthKind, HealthStatus
 from worker.core.outgoing import Outputs
 
 log = logging.getLogger(__name__)
@@ -58,12 +58,13 @@ class Metrics:
             self._episodes.labels(status)
         self._health = Counter(
             "sensor_conditions_total",
-            "Faulty conditions of sensors that were opened.",
-            ["kind"],
+            "Faulty conditions of sensors published, by what was told of them.",
+            ["kind", "status"],
             registry=registry,
         )
         for kind in get_args(HealthKind):
-            self._health.labels(kind)
+            for status in get_args(HealthStatus):
+                self._health.labels(kind, status)
         self._late = Counter(
             "late_events_total", "Events older than their machine's watermark.", registry=registry
         )
@@ -154,8 +155,8 @@ class Metrics:
         self._anomalies.inc(outputs.anomalies)
         for status, count in outputs.episodes.items():
             self._episodes.labels(status).inc(count)
-        for kind, count in outputs.health.items():
-            self._health.labels(kind).inc(count)
+        for (kind, status), count in outputs.health.items():
+            self._health.labels(kind, status).inc(count)
         self._late.inc(outputs.late)
         for reason, count in outputs.dead.items():
             self._dead.labels(reason).inc(count)

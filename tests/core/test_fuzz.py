@@ -23,7 +23,9 @@ from worker.core.messages import (
     MAX_PAYLOAD_BYTES,
     Anomaly,
     DeadLetter,
+    Episode,
     LateEvent,
+    SensorHealth,
 )
 from worker.core.outgoing import Outputs
 from worker.core.rows import Layout
@@ -35,7 +37,13 @@ PAYLOADS = 100_000
 START_MS = START_US // 1000
 
 TESTED_ELSEWHERE = {"too-large", "too-many-machines", "too-many-windows"}
-TYPES = {"anomalies": Anomaly, "late-events": LateEvent, "dead-letters": DeadLetter}
+TYPES = {
+    "anomalies": Anomaly,
+    "anomaly-episodes": Episode,
+    "sensor-health": SensorHealth,
+    "late-events": LateEvent,
+    "dead-letters": DeadLetter,
+}
 DECODERS = {stream: msgspec.json.Decoder(type_, strict=True) for stream, type_ in TYPES.items()}
 
 JUNK: list[str] = [
@@ -140,9 +148,11 @@ def check(raws: Sequence[Raw], first_offset: int, outputs: Outputs) -> None:
     assert outputs.events == len(raws)
     assert outputs.events == outputs.scored + outputs.late + outputs.dead.total()
     assert outputs.dead.keys() <= DEAD_LETTER_REASONS.keys()
-    assert Counter(record.stream for record in outputs.records) == Counter(
+    assert Counter(record.stream for record in outputs.records) == +Counter(
         {
             "anomalies": outputs.anomalies,
+            "anomaly-episodes": outputs.episodes.total(),
+            "sensor-health": outputs.health.total(),
             "late-events": outputs.late,
             "dead-letters": outputs.dead.total(),
         }
@@ -152,6 +162,8 @@ def check(raws: Sequence[Raw], first_offset: int, outputs: Outputs) -> None:
         message = DECODERS[record.stream].decode(record.value)
         # The messages' numbers are written by the encoder, so these are no one's text.
         assert msgspec.json.encode(message, order="deterministic") == record.value
+        if isinstance(message, Episode | SensorHealth):
+            continue
         if isinstance(message, Anomaly):
             offset = int(message.id.rpartition("-")[2])
             assert -1.0 <= message.anomaly_score < message.threshold

@@ -42,6 +42,8 @@ Severity = Literal["low", "medium", "high"]
 EpisodeStatus = Literal["opened", "updated", "closed"]
 CloseReason = Literal["recovered", "maintenance", "forgotten"]
 
+HealthStatus = Literal["opened", "closed"]
+
 HealthKind = Literal["missing", "stuck", "out-of-range", "glitch", "silent", "clock-skew"]
 
 DeadLetterReason = Literal[
@@ -208,7 +210,7 @@ class SensorHealth(msgspec.Struct, frozen=True):
     machine_id: str
     kind: HealthKind
     channel: str | None
-    status: Literal["opened", "closed"]
+    status: HealthStatus
     opened_at: str
     closed_at: str | None
     value: float | None

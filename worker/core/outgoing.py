@@ -46,7 +46,7 @@ class Outputs:
         events: records applied; always scored + late + the sum of dead.
         masked: readings outside their physical range, by channel.
         episodes: transitions of episodes, by status.
-        health: conditions of sensors that were opened, by kind.
+        health: transitions of sensors' conditions, by kind and status.
         newest_time_us: latest event time among scored and late events; -1 without any.
     """
 
@@ -59,7 +59,7 @@ class Outputs:
     dead: Counter[messages.DeadLetterReason] = field(default_factory=Counter)
     masked: Counter[str] = field(default_factory=Counter)
     episodes: Counter[str] = field(default_factory=Counter)
-    health: Counter[str] = field(default_factory=Counter)
+    health: Counter[tuple[str, str]] = field(default_factory=Counter)
     newest_time_us: int = -1
 
 

@@ -224,7 +224,7 @@ class Pipeline:
         for condition, name in sorted(zip(conditions, names, strict=True), key=_by_event):
             message = sensor_health(self.spec, self.health.profile, condition, name.decode())
             state.touch(condition.machine)
-            work.outputs.health[condition.kind] += condition.closed_us is None
+            work.outputs.health[condition.kind, message.status] += 1
             record = Record("sensor-health", name, messages.encode(message))
             work.tell(int(at[max(condition.row, 0)]), record)
 

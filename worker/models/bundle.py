@@ -24,6 +24,7 @@ from worker.core.detection.baselines import Baselines
 from worker.core.detection.detector import Detector
 from worker.core.episodes import DEFAULT_RULES, EpisodeRules, Episodes
 from worker.core.errors import BundleError
+from worker.core.forest import Forest
 from worker.core.health import Health, HealthProfile
 from worker.core.pipeline import Pipeline
 from worker.core.planned import PlannedWindow
@@ -35,6 +36,7 @@ from worker.models.manifest import (
     read_manifest,
     versions_in,
 )
+from worker.models.trees import read_forest
 from worker.models.verify import (
     check_golden,
     check_metadata,
@@ -74,6 +76,7 @@ class Bundle:
     Attributes:
         name, version: as in ``models/<name>/<version>``; the name is the spec's.
         model: features (n, F) float32 to scores (n,) float32.
+        forest: its trees, from which anomalies are explained.
         expected: (F,) training median of each feature.
         baselines: what training learned of each machine.
         health: what is usual of each machine's sensors.
@@ -89,6 +92,7 @@ class Bundle:
     version: str
     spec: ChannelSpec
     model: OnnxModel
+    forest: Forest
     expected: NDArray[np.float64]
     baselines: Baselines
     health: HealthProfile
@@ -126,6 +130,7 @@ class Bundle:
             self.codes,
             self.model,
             self.expected,
+            self.forest,
             budget=budget or self.budget,
             threshold=self.threshold if budget is None and threshold is None else threshold,
         )
@@ -206,18 +211,19 @@ def load_bundle(
     check_metadata(session, manifest, path)
     model = OnnxModel(session)
     check_golden(model, manifest, path)
-    content = read_file(folder, BASELINES_NAME, manifest.sha256.baselines)
-    learned = unpack(content, spec, folder / BASELINES_NAME)
+    arrays = read_file(folder, BASELINES_NAME, manifest.sha256.baselines)
+    learned = unpack(arrays, spec, folder / BASELINES_NAME)
     return Bundle(
         name=spec.name,
         version=manifest.version,
         spec=spec,
         model=model,
+        forest=read_forest(content, len(manifest.feature), path),
         expected=np.array([f.expected for f in manifest.feature]),
         baselines=learned.baselines,
         health=learned.health,
         codes=learned.codes,
-        fingerprint=zlib.crc32(content) or 1,
+        fingerprint=zlib.crc32(arrays) or 1,
         budget=manifest.budget,
         threshold=manifest.threshold,
         manifest=manifest,

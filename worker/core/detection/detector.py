@@ -12,6 +12,7 @@ from worker.core.channels import US_PER_S, ChannelSpec
 from worker.core.codes import Code, CodeBook
 from worker.core.detection import decision, streams
 from worker.core.detection.baselines import (
+    FOREST,
     INTERVAL_US,
     PRIOR,
     RESIDUAL,
@@ -19,7 +20,9 @@ from worker.core.detection.baselines import (
     WINDOW,
     Baselines,
 )
+from worker.core.explanation import with_forest
 from worker.core.features import assemble, derive
+from worker.core.forest import Forest
 from worker.core.table import Field, Fields, MachineTable
 
 DAY_US = 86_400 * US_PER_S
@@ -63,6 +66,7 @@ class Detector:
         baselines: what training learned.
         model: the isolation forest.
         expected: (F,) what each of the model's inputs usually is.
+        forest: the model's trees, from which anomalies are explained; None: by all else.
         codes: how rare status codes were in training.
         budget: false episodes per machine and day that are tolerated.
         threshold: score that pins the threshold instead.
@@ -77,6 +81,7 @@ class Detector:
         codes: CodeBook,
         model: Model,
         expected: Floats,
+        forest: Forest | None = None,
         *,
         budget: float = BUDGET,
         threshold: float | None = None,
@@ -86,6 +91,7 @@ class Detector:
         self.codes = codes
         self._model = model
         self._expected = expected
+        self._forest = forest
         self._rows = {name: k + 1 for k, name in enumerate(baselines.machine_ids.tolist())}
         self._moving = np.maximum((baselines.scale > 0.0).sum(axis=1), 1).astype(np.float64)
         if threshold is None:
@@ -181,7 +187,8 @@ class Detector:
             table, machines, times_us, signals, maintained, relearn
         )
         values = signals[:, : len(self.spec.continuous)]
-        forest = self._model(assemble(self.spec, values, aggregates, found, self._expected))
+        inputs = assemble(self.spec, values, aggregates, found, self._expected)
+        forest = self._model(inputs)
         known = self.baselines
         n = len(signals)
         scores, thresholds, confidence = np.empty(n), np.empty(n), np.empty(n)
@@ -206,6 +213,12 @@ class Detector:
             confidence,
             contributions,
         )
+        if self._forest is not None:
+            baseline = table["baseline"][machines]
+            for i in np.flatnonzero(scores < thresholds):
+                weight = decision.tail(-float(forest[i]), known.calibration[baseline[i], FOREST])
+                shapley = self._forest.shapley(inputs[i])
+                contributions[i] = with_forest(self.spec, contributions[i], shapley, weight)
         return Scores(
             scores,
             thresholds,
