@@ -371,7 +371,13 @@ def test_a_machine_that_fell_silent_is_not_taken_for_normal() -> None:
 
 def test_a_late_reading_of_an_episode_that_was_closed_opens_no_other() -> None:
     events = [Event(0, 0), Event(0, 10, 0.1), Event(0, 110, 0.1), Event(0, 5), Event(0, 110)]
-    assert told(apply(fresh(), events)) == [("opened", 0), ("closed", 2)]
+    for chosen in (DEFAULTS, EpisodeRules(cool_down_us=0)):
+        assert told(apply(fresh(), events, chosen)) == [("opened", 0), ("closed", 2)]
+
+
+def test_of_two_readings_of_one_time_the_anomalous_one_counts() -> None:
+    events = [Event(0, 0), Event(0, 50, 0.1), Event(0, 50), Event(0, 150, 0.1), Event(0, 250, 0.1)]
+    assert told(apply(fresh(), events)) == [("opened", 0), ("closed", 4)]
 
 
 def test_what_is_still_anomalous_after_the_cool_down_opens_an_episode() -> None:

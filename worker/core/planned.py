@@ -165,6 +165,8 @@ def _concerned(
     machine_ids: Sequence[bytes],
 ) -> NDArray[np.bool_]:
     """Which of the events at ``rows`` (k,) are of machines that the window concerns."""
+    if window.machines == "*":
+        return np.ones(len(rows), np.bool_)
     _, first, inverse = np.unique(machines[rows], return_index=True, return_inverse=True)
     matching = [window.matches(machine_ids[row]) for row in rows[first].tolist()]
     return np.array(matching, np.bool_)[inverse]
