@@ -19,10 +19,10 @@ from worker.core.episodes import (
     EpisodeRules,
     Episodes,
     Evidence,
+    Opened,
     Transition,
     close_forgotten,
     episode_message,
-    opened_us,
 )
 from worker.core.messages import Cause, Episode, encode
 from worker.core.table import MachineTable
@@ -373,6 +373,8 @@ def test_a_late_reading_of_an_episode_that_was_closed_opens_no_other() -> None:
     events = [Event(0, 0), Event(0, 10, 0.1), Event(0, 110, 0.1), Event(0, 5), Event(0, 110)]
     for chosen in (DEFAULTS, EpisodeRules(cool_down_us=0)):
         assert told(apply(fresh(), events, chosen)) == [("opened", 0), ("closed", 2)]
+    opened = apply(fresh(), [*events, Event(0, 111)], EpisodeRules(cool_down_us=0))[-1]
+    assert (opened.opened_us, opened.began_us, opened.anomalies) == (111, 111, 1)
 
 
 def test_of_two_readings_of_one_time_the_anomalous_one_counts() -> None:
@@ -403,11 +405,26 @@ def test_a_minimum_duration_holds_short_ones_back() -> None:
     assert (opened.opened_us, opened.began_us, opened.anomalies) == (40, 20, 3)
 
 
+def test_what_was_dropped_as_too_short_leaves_nothing_behind() -> None:
+    chosen = EpisodeRules(merge_gap_us=10, minimum_us=20)
+    dropped = [Event(0, 0), Event(0, 5, 0.1), Event(0, 15, 0.1)]
+    late = [Event(0, 3), Event(0, 14, 0.1), Event(0, 15, 0.1), Event(0, 23)]
+    (opened,) = apply(fresh(), [*dropped, *late], chosen)
+    assert (opened.row, opened.began_us, opened.anomalies) == (6, 3, 2)
+
+
 def test_planned_maintenance_closes_an_episode_and_opens_none() -> None:
     events = [Event(0, 0), Event(0, 10, -0.9, maintained=True), Event(0, 20, -0.9, maintained=True)]
     opened, closed = apply(fresh(), events)
     assert (closed.row, closed.close_reason, closed.closed_us) == (1, "maintenance", 10)
     assert closed.anomalies == opened.anomalies == 1
+
+
+def test_maintenance_that_begins_at_the_very_time_of_a_reading_closes_its_episode() -> None:
+    assert told(apply(fresh(), [Event(0, 0), Event(0, 0, maintained=True)])) == [
+        ("opened", 0),
+        ("closed", 1),
+    ]
 
 
 def test_a_late_reading_of_the_maintenance_before_does_not_close_an_episode() -> None:
@@ -425,10 +442,15 @@ def test_a_machine_that_is_forgotten_leaves_no_episode_open() -> None:
     assert close_forgotten(table, np.array([0, 1]), np.array([500, 500])) == []
 
 
-def test_it_is_known_which_machines_have_an_open_episode() -> None:
+def test_each_event_is_known_to_belong_to_the_episode_that_is_open_then() -> None:
     table = fresh()
-    apply(table, [Event(0, 10), Event(1, 20, 0.1), Event(2, 30), Event(2, 40, -0.9, True)])
-    assert opened_us(table, np.array([2, 1, 0, 0])).tolist() == [-1, -1, 10, 10]
+    apply(table, [Event(0, 10), Event(1, 20, 0.1)])
+    later = [Event(1, 30, 0.1), Event(0, 40), Event(1, 50), Event(0, 60, -0.9, True), Event(0, 70)]
+    machines = np.array([event.machine for event in later])
+    opened = Opened(table, machines)
+    opened.note(apply(table, later))
+    found = [opened.at(row, int(machine)) for row, machine in enumerate(machines)]
+    assert found == [None, 10, 50, None, None]
 
 
 def test_updates_are_few_however_long_an_episode_lasts() -> None:
@@ -456,8 +478,9 @@ def test_severity_rises_with_size_duration_and_channels_alone() -> None:
     assert severity_level(0.1, 3.0, one, 3, 3) == 1
     assert severity_level(0.2, 0.5, one, 3, 3) == 0
     assert severity_level(0.2, 0.5, both, 3, 3) == 1
-    # A derived signal is no further channel.
+    # A derived signal is no further channel; one that comes after it is.
     assert severity_level(0.2, 0.5, both, 1, 2) == 0
+    assert severity_level(0.2, 0.5, both[[0, 2, 1]], 1, 2) == 1
 
 
 def test_an_episode_survives_another_model() -> None:

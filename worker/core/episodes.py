@@ -200,13 +200,6 @@ class Episodes:
             transitions.append(_transition(table, row, int(machines[row]), *_CODES[code]))
 
 
-def opened_us(table: MachineTable, machines: NDArray[np.int64]) -> NDArray[np.int64]:
-    """When the open episode of each machine (n,) was opened; ``kernel.NEVER`` without one."""
-    is_open = table["episode_state"][machines] == kernel.OPEN
-    opened = table["episode_times_us"][machines, kernel.OPENED]
-    return np.where(is_open, opened, kernel.NEVER)
-
-
 class Opened:
     """Which episode each event of a call belongs to.
 

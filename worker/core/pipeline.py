@@ -207,7 +207,10 @@ class Pipeline:
     def _forget(self, work: _Work, clock_us: int, i: int) -> None:
         """Close what is open of the machines that are forgotten because of reading ``i``."""
         state = work.state
-        gone = state.silent_since(clock_us)
+        silent = state.silent_since(clock_us)
+        # Machines that are forgotten at the same event have no order of their own.
+        names = np.array(state.names(silent), object)
+        gone = silent[np.argsort(names)]
         at = np.array([i])
         for change in episodes.close_forgotten(state.table, gone, state.newest_us(gone)):
             self._tell_episodes(work, at, [change._replace(row=0)])
