@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from sklearn.ensemble import IsolationForest
 
 from worker.core.errors import BundleError
 from worker.models.trees import read_forest
 from worker.training.export import to_onnx
+from worker.training.forest import FittedForest
 
 PATH = Path("bundle/model.onnx")
 
@@ -28,17 +28,19 @@ def rows() -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="module")
-def forest(rows: NDArray[np.float32]) -> IsolationForest:
-    return IsolationForest(n_estimators=60, max_samples=256, random_state=3).fit(rows)
+def forest(rows: NDArray[np.float32]) -> FittedForest:
+    return FittedForest.fit(rows, list("hgfedcba"), 3)
 
 
 def test_values_equal_those_of_the_shap_package(
-    forest: IsolationForest, rows: NDArray[np.float32]
+    forest: FittedForest, rows: NDArray[np.float32]
 ) -> None:
     import shap
 
     asked = np.concatenate([rows[:20], rows[:20] * 4]).astype(np.float32)
-    wanted = shap.TreeExplainer(forest).shap_values(asked)
+    wanted = np.zeros(asked.shape)
+    explainer = shap.TreeExplainer(forest.forest)
+    wanted[:, forest.columns] = explainer.shap_values(asked[:, forest.columns])
     own = read_forest(to_onnx(forest, {}), 8, PATH)
     found = np.array([own.shapley(row) for row in asked])
     # The exported leaves are rounded to 2**-12 of a step.
@@ -47,7 +49,7 @@ def test_values_equal_those_of_the_shap_package(
 
 
 def test_values_add_up_to_the_exported_score(
-    forest: IsolationForest, rows: NDArray[np.float32]
+    forest: FittedForest, rows: NDArray[np.float32]
 ) -> None:
     own = read_forest(to_onnx(forest, {}), 8, PATH)
     scores = forest.score_samples(rows[:50])
@@ -59,7 +61,7 @@ def test_values_add_up_to_the_exported_score(
 
 
 def test_a_forest_whose_rows_were_all_alike_explains_nothing() -> None:
-    forest = IsolationForest(n_estimators=3, max_samples=40).fit(np.zeros((40, 2), np.float32))
+    forest = FittedForest.fit(np.zeros((40, 2), np.float32), ["a", "b"], 3)
     own = read_forest(to_onnx(forest, {}), 2, PATH)
     assert own.shapley(np.ones(2, np.float32)).tolist() == [0.0, 0.0]
 
@@ -98,7 +100,7 @@ def other_operator(model: onnx.ModelProto) -> None:
     ],
 )
 def test_another_graph_is_refused_with_what_it_lacks(
-    forest: IsolationForest, change: Callable[[onnx.ModelProto], None], why: str
+    forest: FittedForest, change: Callable[[onnx.ModelProto], None], why: str
 ) -> None:
     model = onnx.load_from_string(to_onnx(forest, {}))
     change(model)
@@ -109,7 +111,7 @@ def test_another_graph_is_refused_with_what_it_lacks(
 
 
 def test_bytes_that_are_no_model_and_a_forest_of_more_features_are_refused(
-    forest: IsolationForest,
+    forest: FittedForest,
 ) -> None:
     with pytest.raises(BundleError, match="cannot be explained"):
         read_forest(b"\xff\xff no model", 8, PATH)

@@ -13,6 +13,7 @@ from sklearn.ensemble._iforest import _average_path_length
 from worker.models.bundle import OnnxModel
 from worker.models.verify import open_session
 from worker.training.export import WEIGHT_STEP, leaf_weights, path_length, round_down, to_onnx
+from worker.training.forest import FittedForest
 
 FEATURES = 32
 ROWS = 30_000
@@ -30,12 +31,13 @@ def rows() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def forest(rows: np.ndarray) -> IsolationForest:
-    return IsolationForest(n_estimators=100, max_samples=256, random_state=1).fit(rows)
+def forest(rows: np.ndarray) -> FittedForest:
+    """A forest whose columns are not in the order of the features."""
+    return FittedForest.fit(rows, [f"f{-i}" for i in range(FEATURES)], 1)
 
 
 @pytest.fixture(scope="module")
-def content(forest: IsolationForest) -> bytes:
+def content(forest: FittedForest) -> bytes:
     return to_onnx(forest, {"version": "1.0.0", "features": "[]"})
 
 
@@ -44,19 +46,19 @@ def model(content: bytes, threads: int = 1) -> OnnxModel:
 
 
 def test_scores_equal_those_of_scikit_learn(
-    forest: IsolationForest, content: bytes, rows: np.ndarray
+    forest: FittedForest, content: bytes, rows: np.ndarray
 ) -> None:
     scores = model(content)(rows)
     np.testing.assert_allclose(scores, forest.score_samples(rows), rtol=1e-5, atol=0)
 
 
 def test_rows_that_lie_exactly_on_a_split_take_the_branch_of_scikit_learn(
-    forest: IsolationForest, content: bytes
+    forest: FittedForest, content: bytes
 ) -> None:
     rng = np.random.default_rng(6)
     rows = np.zeros((20_000, FEATURES), np.float32)
     splits: list[list[float]] = [[] for _ in range(FEATURES)]
-    for estimator in forest.estimators_:
+    for estimator in forest.forest.estimators_:
         tree = estimator.tree_
         for feature, threshold in zip(tree.feature, tree.threshold, strict=True):
             if feature >= 0:
@@ -103,7 +105,7 @@ def test_the_graph_is_compact_and_of_the_promised_opset(content: bytes) -> None:
     assert len(content) < 500_000
 
 
-def test_the_same_forest_gives_the_same_bytes(forest: IsolationForest, content: bytes) -> None:
+def test_the_same_forest_gives_the_same_bytes(forest: FittedForest, content: bytes) -> None:
     assert to_onnx(forest, {"version": "1.0.0", "features": "[]"}) == content
 
 
@@ -145,4 +147,4 @@ def test_a_forest_too_large_for_exact_sums_is_refused() -> None:
     forest = IsolationForest(n_estimators=300, max_samples=256, random_state=0)
     forest.fit(rng.normal(size=(1000, 2)))
     with pytest.raises(ValueError, match="train fewer trees"):
-        to_onnx(forest, {})
+        to_onnx(FittedForest(forest, np.arange(2), 2), {})

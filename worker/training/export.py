@@ -22,7 +22,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from sklearn.ensemble import IsolationForest
+
+from worker.training.forest import FittedForest
 
 OPSET = 12
 OPSET_ML = 3
@@ -30,20 +31,21 @@ IR_VERSION = 7
 WEIGHT_STEP = 2.0**-12
 
 
-def to_onnx(forest: IsolationForest, metadata: Mapping[str, str]) -> bytes:
+def to_onnx(fitted: FittedForest, metadata: Mapping[str, str]) -> bytes:
     """Export a fitted forest.
 
     The graph maps ``features`` float32 [N, F] to ``score`` float32 [N, 1], equal to
-    ``forest.score_samples`` to a relative 1e-5.
+    ``fitted.score_samples`` to a relative 1e-5.
 
     Args:
-        forest: fitted on all features (``max_features=1.0``).
+        fitted: each tree on all of its columns (``max_features=1.0``).
         metadata: written to the model's ``metadata_props``.
 
     Raises:
         ValueError: the forest is too large for exact sums in float32.
     """
-    attributes, largest_sum = _tree_attributes(forest)
+    forest = fitted.forest
+    attributes, largest_sum = _tree_attributes(fitted)
     if largest_sum >= 2**24 * WEIGHT_STEP:
         raise ValueError(
             f"path lengths of the trees can add up to {largest_sum:.0f}, more than float32 "
@@ -69,11 +71,7 @@ def to_onnx(forest: IsolationForest, metadata: Mapping[str, str]) -> bytes:
     graph = helper.make_graph(
         nodes,
         "isolation_forest",
-        [
-            helper.make_tensor_value_info(
-                "features", TensorProto.FLOAT, ["N", forest.n_features_in_]
-            )
-        ],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", fitted.features])],
         [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N", 1])],
         [helper.make_tensor("scale", TensorProto.FLOAT, [], [scale])],
     )
@@ -97,7 +95,7 @@ def path_length(samples: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(n <= 1.0, 0.0, np.where(n == 2.0, 1.0, c))
 
 
-def _tree_attributes(forest: IsolationForest) -> tuple[dict[str, Any], float]:
+def _tree_attributes(fitted: FittedForest) -> tuple[dict[str, Any], float]:
     """Attributes of TreeEnsembleRegressor, and the largest sum of leaf weights possible."""
     columns: dict[str, Any] = {
         name: []
@@ -117,7 +115,7 @@ def _tree_attributes(forest: IsolationForest) -> tuple[dict[str, Any], float]:
         )
     }
     largest_sum = 0.0
-    for tree_id, estimator in enumerate(forest.estimators_):
+    for tree_id, estimator in enumerate(fitted.forest.estimators_):
         tree = estimator.tree_
         leaf = tree.children_left < 0
         count = tree.node_count
@@ -125,7 +123,7 @@ def _tree_attributes(forest: IsolationForest) -> tuple[dict[str, Any], float]:
         largest_sum += float(weights.max())
         columns["nodes_treeids"] += [tree_id] * count
         columns["nodes_nodeids"] += range(count)
-        columns["nodes_featureids"] += np.where(leaf, 0, tree.feature).tolist()
+        columns["nodes_featureids"] += np.where(leaf, 0, fitted.columns[tree.feature]).tolist()
         columns["nodes_modes"] += np.where(leaf, "LEAF", "BRANCH_LEQ").tolist()
         columns["nodes_values"] += np.where(leaf, 0.0, round_down(tree.threshold)).tolist()
         columns["nodes_truenodeids"] += np.where(leaf, 0, tree.children_left).tolist()

@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import IsolationForest
 
 from worker.core.channels import ChannelSpec
 from worker.core.codes import CodeBook
@@ -53,10 +52,16 @@ from worker.training.crossfit import (
     normalise,
     regress,
 )
+from worker.training.forest import FittedForest
 from worker.training.readings import MachineReadings
 
+<<<<<<< HEAD
 TREES = 100
 MAX_SAMPLES = 256
+=======
+FLEET_ROWS = 10.0
+"""What the fleet's median weighs against a machine's own, in independent rows."""
+>>>>>>> d5fa67f (Fit the forest so that the order of channels and constant ones do not matter)
 FOREST_ROWS = 200_000
 FEW_MACHINES = 3
 FEW_MACHINES_WEIGHT = 0.1
@@ -83,7 +88,7 @@ class Fitted:
     """
 
     baselines: Baselines
-    forest: IsolationForest
+    forest: FittedForest
     inputs: NDArray[np.float32]
     expected: Floats
     codes: CodeBook
@@ -119,7 +124,7 @@ def fit(
         baselines = _assemble(readings.machine_ids, series, long, fleet, learned)
         found = [one.streams / baselines.signals[k, SD:] for k, one in enumerate(learned, 1)]
         inputs, expected = _inputs(spec, [series[k] for k in long], found)
-        forest = _fit_forest(inputs, seed)
+        forest = _fit_forest(spec, inputs, seed)
         on_progress(0.8)
         samples = [
             Sample(streams, _forest_scores(forest, rows))
@@ -311,15 +316,13 @@ def _inputs(
     return [np.where(np.isnan(x), filled, x) for x in inputs], expected
 
 
-def _fit_forest(inputs: list[NDArray[np.float32]], seed: int) -> IsolationForest:
+def _fit_forest(spec: ChannelSpec, inputs: list[NDArray[np.float32]], seed: int) -> FittedForest:
     rows = np.concatenate(inputs)
     if len(rows) > FOREST_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, FOREST_ROWS).astype(np.int64)]
-    samples = min(MAX_SAMPLES, len(rows))
-    forest = IsolationForest(n_estimators=TREES, max_samples=samples, random_state=seed)
-    return forest.fit(rows)
+    return FittedForest.fit(rows, spec.feature_names, seed)
 
 
-def _forest_scores(forest: IsolationForest, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _forest_scores(forest: FittedForest, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     scores: NDArray[np.float32] = forest.score_samples(inputs).astype(np.float32)
     return scores

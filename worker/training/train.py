@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import tomli_w
 from numpy.typing import NDArray
-from sklearn.ensemble import IsolationForest
 
 from worker.core.channels import US_PER_S, ChannelSpec
 from worker.core.detection.detector import BUDGET
@@ -43,10 +42,10 @@ from worker.models.verify import metadata_props, open_session
 from worker.training import CONTAMINATION
 from worker.training.export import to_onnx
 from worker.training.fit import fit
+from worker.training.forest import TREES, FittedForest
 from worker.training.readings import MachineReadings, without_repeats
 from worker.training.window import interval_us, window_for
 
-TREES = 100
 MAX_SAMPLES = 256
 QUANTILES = 1001
 GOLDEN_ROWS = 8
@@ -218,7 +217,7 @@ def _score(
     return np.concatenate(parts).astype(np.float64)
 
 
-def _parity(forest: IsolationForest, inputs: NDArray[np.float32], scores: Floats) -> float:
+def _parity(forest: FittedForest, inputs: NDArray[np.float32], scores: Floats) -> float:
     rows = np.unique(np.linspace(0, len(inputs) - 1, PARITY_ROWS).astype(np.int64))
     wanted = forest.score_samples(inputs[rows])
     worst = float(np.max(np.abs(scores[rows] - wanted) / np.abs(wanted)))
