@@ -55,13 +55,6 @@ from worker.training.crossfit import (
 from worker.training.forest import FittedForest
 from worker.training.readings import MachineReadings
 
-<<<<<<< HEAD
-TREES = 100
-MAX_SAMPLES = 256
-=======
-FLEET_ROWS = 10.0
-"""What the fleet's median weighs against a machine's own, in independent rows."""
->>>>>>> d5fa67f (Fit the forest so that the order of channels and constant ones do not matter)
 FOREST_ROWS = 200_000
 FEW_MACHINES = 3
 FEW_MACHINES_WEIGHT = 0.1

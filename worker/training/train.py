@@ -46,7 +46,6 @@ from worker.training.forest import TREES, FittedForest
 from worker.training.readings import MachineReadings, without_repeats
 from worker.training.window import interval_us, window_for
 
-MAX_SAMPLES = 256
 QUANTILES = 1001
 GOLDEN_ROWS = 8
 PARITY_ROWS = 20_000
