@@ -61,9 +61,21 @@ class _Autoregression:
         return path.transpose(1, 0, 2)
 
 
-def _spread(rng: np.random.Generator, mean: float, sd: float, machines: int) -> Floats:
-    """One value a machine; machines of one make differ, but none by more than 2 sd."""
-    return mean + sd * np.clip(rng.standard_normal(machines), -2.0, 2.0)
+def characters(machines: int, traits: int) -> tuple[Floats, Floats]:
+    """What sets each machine apart; it has the same id, and character, in every simulation.
+
+    Machines of one make differ, but none by more than 2 sd.
+
+    Returns:
+        (M,) uniform in [0, 1), and (M, traits) standard normal, cut at 2.
+    """
+    rngs = [np.random.default_rng([_CHARACTERS, m]) for m in range(machines)]
+    chances = np.array([rng.random() for rng in rngs])
+    normal = np.array([rng.standard_normal(traits) for rng in rngs]).reshape(machines, traits)
+    return chances, np.clip(normal, -2.0, 2.0)
+
+
+_CHARACTERS = 2
 
 
 def _daily(times_us: NDArray[np.int64], peak_us: Floats) -> Floats:
@@ -107,13 +119,14 @@ class MillingModel:
         self.scales = np.array([0.5, 4.0, 45.0, 6.0, 60.0])[self._columns]
         self.digits = np.array([3, 2, 1, 2, 1])[self._columns].tolist()
         self._interval_us = interval_us
-        self._power_w = self._POWER_W[types] * _spread(rng, 1.0, 0.03, machines)
-        self._speed_rpm = self._SPEED_RPM[types] * _spread(rng, 1.0, 0.015, machines)
-        self._vibration = _spread(rng, 1.5, 0.1, machines)
-        self._ambient_degc = _spread(rng, 24.0, 1.0, machines)
+        power, speed, vibration, ambient, busy, warm = characters(machines, 6)[1].T
+        self._power_w = self._POWER_W[types] * (1.0 + 0.03 * power)
+        self._speed_rpm = self._SPEED_RPM[types] * (1.0 + 0.015 * speed)
+        self._vibration = 1.5 + 0.1 * vibration
+        self._ambient_degc = 24.0 + ambient
         self._wear_rate = self._WEAR_RATE[types]
-        self._busy_us = _spread(rng, 13.0, 0.8, machines) * US_PER_HOUR
-        self._warm_us = _spread(rng, 16.0, 0.5, machines) * US_PER_HOUR
+        self._busy_us = (13.0 + 0.8 * busy) * US_PER_HOUR
+        self._warm_us = (16.0 + 0.5 * warm) * US_PER_HOUR
         times_us = np.array([15.0, 2.0, 10.0, 1.5]) * US_PER_MIN
         self._noise = _Autoregression(times_us, machines, interval_us, rng)
         self._heat = np.full(machines, 0.65)
@@ -208,14 +221,15 @@ class GenericModel:
         ranges = np.array([usual_range(c) for c in spec.continuous])
         self.scales = (ranges[:, 1] - ranges[:, 0]) / 4.0
         self.digits = [max(0, 2 - math.floor(math.log10(s))) for s in self.scales]
-        offsets = np.clip(rng.normal(0.0, 0.4, (machines, channels)), -0.8, 0.8)
-        self._level = ranges.mean(axis=1) + self.scales * offsets
+        _, traits = characters(machines, channels + 1)
+        self._level = ranges.mean(axis=1) + self.scales * 0.4 * traits[:, 1:]
         self._low = np.array([-np.inf if c.min is None else c.min for c in spec.continuous])
         self._high = np.array([np.inf if c.max is None else c.max for c in spec.continuous])
         # Signs are the channels', not the machines': pressure falls where flow rises everywhere.
-        self._common = 0.5 * rng.choice([-1.0, 1.0], channels) * rng.uniform(0.6, 1.0, channels)
-        self._cycle = rng.uniform(0.2, 0.5, channels)
-        self._peak_us = rng.normal(13.0, 1.0, machines) * US_PER_HOUR
+        make = np.random.default_rng(_CHARACTERS)
+        self._common = 0.5 * make.choice([-1.0, 1.0], channels) * make.uniform(0.6, 1.0, channels)
+        self._cycle = make.uniform(0.2, 0.5, channels)
+        self._peak_us = (13.0 + traits[:, 0]) * US_PER_HOUR
         slow_us = max(spec.length_us / 4.0, 3.0 * interval_us)
         times_us = np.array([slow_us] + [slow_us / 4.0] * channels)
         self._noise = _Autoregression(times_us, machines, interval_us, rng)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from worker.core.channels import ChannelSpec
 from worker.simulator.faults import DRIFT_KIND, Effects, Fault, FaultRates, FaultSchedule
-from worker.simulator.models import GenericModel, MachineModel, MillingModel
+from worker.simulator.models import GenericModel, MachineModel, MillingModel, characters
 from worker.simulator.truth import Truth
 
 Floats = NDArray[np.float64]
@@ -83,7 +83,7 @@ class Simulator:
         machines: how many machines.
         interval_s: time between two events of a machine.
         start_us: event time at which the stream begins.
-        seed: everything random follows from it.
+        seed: everything random follows from it, but not what sets the machines apart.
         faults: how often faults begin; ``FaultRates.none()`` for healthy machines.
         late_rate: share of events that gateways hold back for longer than the grace.
         garbage_rate: unusable payloads per event, in addition to the events.
@@ -112,7 +112,8 @@ class Simulator:
         self._until_us = self.start_us
 
         rng = np.random.default_rng([seed, 0])
-        types = rng.choice(len(MillingModel.TYPES), machines, p=MillingModel.TYPE_SHARES)
+        chances, _ = characters(machines, 0)
+        types = np.searchsorted(np.cumsum(MillingModel.TYPE_SHARES)[:-1], chances, side="right")
         names = [c.name for c in spec.continuous]
         self._milling = sorted(names) == sorted(MillingModel.CHANNELS)
         self._model: MachineModel = (
@@ -120,7 +121,7 @@ class Simulator:
             if self._milling
             else GenericModel(spec, machines, self._interval_us, seed)
         )
-        self._categories = [self._category(c.values, types, rng) for c in spec.categorical]
+        self._categories = [self._category(c.values, types, chances) for c in spec.categorical]
         self._phase_us = rng.integers(0, max(self._interval_us // 2, 1), machines)
         self._schedule = FaultSchedule(
             self._model.kinds,
@@ -177,11 +178,11 @@ class Simulator:
         )
 
     def _category(
-        self, values: tuple[str, ...], types: NDArray[np.int64], rng: np.random.Generator
+        self, values: tuple[str, ...], types: NDArray[np.int64], chances: Floats
     ) -> list[str]:
         if self._milling and set(values) == set(MillingModel.TYPES):
             return [MillingModel.TYPES[t] for t in types]
-        return [values[i] for i in rng.integers(len(values), size=len(types))]
+        return [values[int(chance * len(values))] for chance in chances]
 
     def _fetch(self, until_us: int) -> _Pending:
         self._until_us = max(self._until_us, until_us)
