@@ -195,7 +195,11 @@ class Reference:
             if stuck and channel.bad and np.float32(x) == np.float32(channel.pending):
                 channel.repeats += 1
                 return ("stuck" if channel.repeats >= stuck else None), True
+            agrees = abs(x - float(np.float32(channel.pending))) <= reach
             channel.repeats, channel.pending = 0, x
+            if channel.bad and not agrees:
+                channel.bad = 1
+                return "glitch", True
             channel.bad += 1
             if channel.bad < 3:
                 return None, True

@@ -246,6 +246,12 @@ def test_an_implausible_jump_that_persists_is_real_from_its_third_reading_on() -
     assert np.isnan(result.usable[:, 0]).nonzero()[0].tolist() == [20, 21]
 
 
+def test_implausible_readings_that_contradict_each_other_are_glitches_not_a_jump() -> None:
+    result = follow([*ordinary(20), *[400.0, 250.0] * 10, *ordinary(5)], reach=60.0)
+    assert result.told() == [("glitch", "force", 21, "opened")]
+    assert np.isnan(result.usable[:, 0]).nonzero()[0].tolist() == list(range(20, 40))
+
+
 @pytest.mark.parametrize("fault", [175.0, 0.0, 179.9])
 def test_a_single_reading_of_a_size_that_machines_reach_is_never_held_back(fault: float) -> None:
     result = follow([*ordinary(20), fault, *ordinary(20)], reach=100.0)
@@ -407,7 +413,7 @@ def test_what_a_forgotten_machine_has_open_ends() -> None:
 
 
 VALUES = st.one_of(
-    st.sampled_from([NAN, 0.0, 20.0, 55.5, 60.25, 90.0, 400.0, 460.0, 9999.0, -1.0]),
+    st.sampled_from([NAN, 0.0, 20.0, 55.5, 60.25, 90.0, 250.0, 400.0, 460.0, 9999.0, -1.0]),
     st.floats(20.0, 80.0, width=32),
 )
 

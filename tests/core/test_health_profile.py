@@ -83,6 +83,13 @@ def test_runs_at_the_end_of_a_range_do_not_make_the_limit_long() -> None:
     assert learned(night).limits[1, 0, STUCK] == 9
 
 
+def test_an_end_of_the_range_is_a_place_to_rest_only_where_training_shows_it_often() -> None:
+    readings = noise()
+    assert learned(readings).ranges[1, 0, 1] > np.float32(readings.max())
+    clipped = np.minimum(readings, 53.0)
+    assert learned(clipped).ranges[1, 0, 1] == 53.0
+
+
 def test_a_sensor_that_was_stuck_or_missing_once_in_training_is_not_usual() -> None:
     readings = noise(40_000)
     readings[7000:7150] = readings[7000]
@@ -130,7 +137,7 @@ def test_machines_without_training_take_the_limits_of_the_widest_machines() -> N
     profile = learned(fine, coarse)
     assert profile.limits[0, 0, STUCK] == profile.limits[2, 0, STUCK]
     low, high, reach = profile.ranges[0, 0].tolist()
-    assert (low, high) == (np.float32(fine.min()), coarse.max())
+    assert (low, high) == pytest.approx((fine.min(), coarse.max()), rel=1e-6)
     assert reach >= profile.ranges[1:, 0, 2].max()
 
 

@@ -51,6 +51,10 @@ FARTHEST = 30.0
 """Normalised values are clipped here."""
 FARTHEST_EXPECTATION = 8.0
 """Normalised values are clipped here before others are predicted from them."""
+MOST_MISSING = 32
+"""With more signals missing they are not filled in; it takes the cube of their number."""
+SINGULAR = 1e-6
+"""Missing signals that leave each other so open are not filled in."""
 MOVED = 10.0
 """Normalised value of a signal that never moved in training and now did."""
 STEP = 3.0
@@ -143,6 +147,60 @@ def _expect_season(time_us, season, usual):  # type: ignore[no-untyped-def]
         usual[j] += share * season[j, (before + 1) % SEASON_BINS]
 
 
+@njit(
+    "void(f8[::1], f8[::1], f4[:, ::1], i4[:, ::1], f4[:, ::1], i8[::1], f8[:, ::1])",
+    cache=True,
+    nogil=True,
+)
+def _fill_in(z, y, signals, neighbours, weights, missing, system):  # type: ignore[no-untyped-def]
+    """Let missing signals be what the others make of them, so that they explain nothing away.
+
+    Each missing signal is where its own residual is zero; together they are the solution of
+    as many equations (Gaussian elimination; the precision matrix needs no pivots), which is
+    their conditional mean. With more of them than ``system`` has room for they stay at
+    the mean of training.
+
+    Args:
+        z, y: (D,) normalised values, NaN where missing; deviations to predict others from,
+            0 where missing, in and out.
+        missing: room for positions.
+        system: (S, S + 1) room for the equations.
+    """
+    count = 0
+    for j in range(z.shape[0]):
+        if np.isnan(z[j]):
+            if count == system.shape[0]:
+                return
+            missing[count] = j
+            count += 1
+    for a in range(count):
+        j = missing[a]
+        system[a, :count] = 0.0
+        system[a, a] = signals[PRECISION, j]
+        system[a, count] = 0.0
+        for s in range(neighbours.shape[1]):
+            other = neighbours[j, s]
+            if other < 0:
+                continue
+            weight = np.float64(weights[j, s])
+            system[a, count] -= weight * y[other]
+            for b in range(count):
+                if missing[b] == other:
+                    system[a, b] = weight
+    for a in range(count):
+        if system[a, a] < SINGULAR:
+            return
+        for b in range(a + 1, count):
+            factor = system[b, a] / system[a, a]
+            for c in range(a, count + 1):
+                system[b, c] -= factor * system[a, c]
+    for a in range(count - 1, -1, -1):
+        rest = system[a, count]
+        for b in range(a + 1, count):
+            rest -= system[a, b] * y[missing[b]]
+        y[missing[a]] = _clip(rest / system[a, a], FARTHEST_EXPECTATION)
+
+
 @njit("void(f8, b1, f8[::1], f4[:, ::1], i8, f4[:, ::1], f4[:, ::1])", cache=True, nogil=True)
 def _stream_signal(  # type: ignore[no-untyped-def]
     residual, frozen, settings, signals, j, state, streams
@@ -215,6 +273,8 @@ def follow(  # type: ignore[no-untyped-def]
     count = values.shape[1]
     z, usual, y = np.zeros(count), np.zeros(count), np.zeros(count)
     used = np.zeros((2, count))
+    missing = np.zeros(MOST_MISSING, np.int64)
+    system = np.zeros((MOST_MISSING, MOST_MISSING + 1))
     for i in range(machines.shape[0]):
         m = machines[i]
         k = baseline[m]
@@ -235,11 +295,15 @@ def follow(  # type: ignore[no-untyped-def]
             z,
         )
         _expect_season(times_us[i], season[k], usual)
+        is_whole = True
         for j in range(count):
             z[j] -= usual[j]
             y[j] = _clip(z[j], FARTHEST_EXPECTATION) - signals[k, MEAN, j]
             if np.isnan(z[j]):
                 y[j] = 0.0
+                is_whole = False
+        if not is_whole:
+            _fill_in(z, y, signals[k], neighbours, weights[k], missing, system)
         for j in range(count):
             from_others = 0.0
             for s in range(neighbours.shape[1]):

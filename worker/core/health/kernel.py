@@ -230,8 +230,12 @@ def _judge(  # type: ignore[no-untyped-def]
         if most_repeats > 0 and states[m, c, BAD] > 0 and np.float32(x) == pending[m, c]:
             runs[m, c, REPEATS] = min(runs[m, c, REPEATS] + 1, FULL)
             return (STUCK if runs[m, c, REPEATS] >= most_repeats else NONE), True
+        agrees = abs(x - pending[m, c]) <= reach
         runs[m, c, REPEATS] = 0
         pending[m, c] = x
+        if states[m, c, BAD] > 0 and not agrees:
+            states[m, c, BAD] = 1
+            return GLITCH, True
         states[m, c, BAD] += 1
         if states[m, c, BAD] < PERSISTS:
             return NONE, True
