@@ -31,7 +31,7 @@ from tests.core.strategies import (
     specs,
 )
 from worker.core.channels import ChannelSpec
-from worker.core.health.kernel import HEARD
+from worker.core.health.kernel import HEARD, IS_SILENT, PATIENCE, RETURNED, SILENT_SINCE
 from worker.core.messages import (
     MAX_EVENT_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -67,7 +67,8 @@ def without_clock(spec: ChannelSpec, rows: list[tuple[bytes, bytes]]) -> list[tu
     for key, value in rows:
         if key.endswith(b"|m"):
             record = np.frombuffer(value, layout.machine_dtype).copy()
-            record["fields"]["health_moments_us"][:, HEARD] = 0
+            record["fields"]["health_moments_us"][:, [HEARD, PATIENCE, SILENT_SINCE]] = 0
+            record["fields"]["health_flags"][:, [IS_SILENT, RETURNED]] = 0
         else:
             record = np.frombuffer(value, layout.pane_dtype).copy()
             record["heard_us"] = 0
