@@ -16,11 +16,14 @@ REPORT = Report(
     events_late=7,
     events_dead=3,
     anomalies=12,
+    episodes=3,
     faults_injected=4,
     faults_detected=3,
+    first_channel_right=3,
     chance_level=0.02,
-    false_alarms_per_machine_day=1.5,
+    false_episodes_per_machine_day=0.015,
     sensor_faults=2,
+    sensor_alarms=0,
     events_per_second=10.0,
     duration_s=10.0,
     simulated_s=3600.0,
@@ -32,23 +35,27 @@ REPORT = Report(
 )
 
 
+FOUND = {"anomalies": 12, "anomaly-episodes": 8}
+
+
 def test_figures_that_agree_pass() -> None:
-    REPORT.check(published=12)
+    REPORT.check(published=FOUND, found=FOUND)
 
 
 @pytest.mark.parametrize(
     ("change", "published", "sentence"),
     [
-        ({"events_scored": 0, "events_produced": 10}, 12, "the demo scored no event"),
-        ({"events_produced": 101}, 12, "produced 101 events, but scored, late and dead make 100"),
-        ({}, 13, "the worker published 13 anomalies, but 12 are in the topic"),
+        ({"events_scored": 0, "events_produced": 10}, {}, "the demo scored no event"),
+        ({"events_produced": 101}, {}, "produced 101 events, but scored, late and dead make 100"),
+        ({}, {"anomalies": 13}, "the worker published 13 messages to anomalies, but 12 are there"),
+        ({}, {"anomaly-episodes": 7}, "published 7 messages to anomaly-episodes, but 8 are there"),
     ],
 )
 def test_figures_that_do_not_agree_are_one_sentence(
-    change: dict[str, int], published: int, sentence: str
+    change: dict[str, int], published: dict[str, int], sentence: str
 ) -> None:
     with pytest.raises(DriftDetectorError, match=sentence):
-        msgspec.structs.replace(REPORT, **change).check(published)
+        msgspec.structs.replace(REPORT, **change).check(FOUND | published, FOUND)
 
 
 def test_the_report_is_flat_json(tmp_path: Path) -> None:
@@ -69,5 +76,5 @@ def test_a_report_that_cannot_be_written_is_found_out_before_the_run(tmp_path: P
 
 
 def test_the_summary_can_be_made_without_any_fault() -> None:
-    faults = FaultReport(0, 0, {}, {}, 0.0, 0, 0.0)
+    faults = FaultReport(0, 0, {}, {}, 0, 0.0, 0, 0.0, 0, 0)
     assert summary(REPORT, faults).row_count > 5

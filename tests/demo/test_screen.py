@@ -7,7 +7,7 @@ from rich.console import Console
 
 from worker.assets import asset_dir
 from worker.core.channels import parse_spec
-from worker.core.messages import Anomaly
+from worker.core.messages import Episode
 from worker.demo.screen import progress_line, render, span
 from worker.demo.view import FaultRow, MachineRow, Title, View
 from worker.simulator import Fault
@@ -26,23 +26,24 @@ TITLE = Title(
 )
 
 
-def anomaly(n: int) -> Anomaly:
-    return Anomaly(
-        id=f"sensor-events-0-{n}",
+def episode(n: int) -> Episode:
+    is_open = n % 2 == 0
+    return Episode(
+        id=f"m-{n:04d}@2025-12-31T22:10:00.000000Z",
         machine_id=f"m-{n:04d}",
-        timestamp="2025-12-31T23:59:00.000000Z",
-        is_anomaly=True,
-        anomaly_score=-0.6,
-        threshold=-0.5,
-        confidence=0.99,
-        experience=1.0,
+        status="updated" if is_open else "closed",
+        sequence=2,
+        opened_at="2025-12-31T22:10:00.000000Z",
+        began_at="2025-12-31T22:10:00.000000Z",
+        last_anomalous_at="2025-12-31T23:30:00.000000Z",
+        closed_at=None if is_open else "2025-12-31T23:45:00.000000Z",
+        close_reason=None if is_open else "recovered",
         severity="high",
-        episode_id=None,
+        anomalies=480,
+        anomaly_score=-0.6,
+        worst_at="2025-12-31T23:10:00.000000Z",
         reason="torque 71.2 N*m is 31.1 above the expected 40.1 (8.1 sd); " * 3,
         causes=[],
-        channels=[],
-        values={},
-        categories={},
         model_version="machine-health/1.0.0",
     )
 
@@ -65,9 +66,9 @@ VIEW = View(
     late=1_790,
     dead=396,
     lag=3_120,
-    anomaly_count=24_125,
+    episode_count=241,
     rows=[machine(n) for n in range(50)],
-    anomalies=[anomaly(n) for n in range(40)],
+    episodes=[episode(n) for n in range(40)],
     faults=[FaultRow(fault(n), 6 * MINUTE_US if n % 2 else None) for n in range(8)],
     stopping=False,
 )
@@ -98,7 +99,9 @@ def test_eighty_columns_show_all_that_matters() -> None:
         "vibration",
         "tool wear",
         "ALARM",
-        "23:59 m-0000 high torque 71.2 N*m is 31.1 above the expected 40.1 (8.1 sd)",
+        "Latest episodes of 241",
+        "22:10 m-0000 high torque 71.2 N*m is 31.1 above the expected 40.1 (8.1 sd)",
+        "22:10 m-0001 until 23:45 high torque 71.2 N*m is 31.1 above the expected",
         "Injected machine faults now: 8, found 4",
         "m-0000 bearing (vibration, temperature, torque) not found yet",
         "m-0001 bearing (vibration, temperature, torque) found after 6 min",
@@ -114,7 +117,7 @@ def test_channels_that_do_not_fit_are_left_out() -> None:
 
 
 def test_the_beginning_has_its_place_for_everything_that_is_not_there_yet() -> None:
-    empty = replace(VIEW, rows=[], anomalies=[], faults=[], stopping=True, behind_us=0)
+    empty = replace(VIEW, rows=[], episodes=[], faults=[], stopping=True, behind_us=0)
     text = "\n".join(drawn(empty, 80, 24))
     assert "in real time; stopping" in text
     assert "Injected machine faults now: 0, found 0" in text
@@ -123,7 +126,7 @@ def test_the_beginning_has_its_place_for_everything_that_is_not_there_yet() -> N
 def test_a_log_gets_one_line() -> None:
     assert progress_line(VIEW, 5.2) == (
         "[   5 s] simulated 2026-01-01 00:00, 28,812 events/s, lag 3,120: produced 12,864,197, "
-        "scored 12,862,011, late 1,790, dead 396, anomalies 24,125; faults now 8, found 4"
+        "scored 12,862,011, late 1,790, dead 396, episodes 241; faults now 8, found 4"
     )
 
 

@@ -81,6 +81,7 @@ def test_a_demo_accounts_for_every_event_and_finds_most_faults(tmp_path: Path) -
     parts = report["events_scored"] + report["events_late"] + report["events_dead"]
     assert report["events_produced"] == parts
     assert min(report["events_late"], report["events_dead"], report["anomalies"]) > 0
+    assert report["episodes"] >= report["faults_detected"] >= report["first_channel_right"] > 0
     assert report["faults_injected"] >= 5
     assert report["faults_detected"] > report["faults_injected"] / 2
     assert report["chance_level"] < 0.2
@@ -120,7 +121,7 @@ def test_on_a_real_kafka_it_is_exactly_once_and_leaves_other_topics_alone(
     assert len(read_topic(brokers, other)) == 1
     names = AdminClient({"bootstrap.servers": brokers}).list_topics(timeout=10).topics
     own = {name for name in names if name.startswith(prefix[1])}
-    others = ["replays", "machine-state-changelog"]
+    others = ["anomaly-episodes", "sensor-health", "replays", "machine-state-changelog"]
     assert own == {f"{prefix[1]}{stream}" for stream in [*counts, *others]}
 
 

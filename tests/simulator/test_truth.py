@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from worker.simulator.faults import US_PER_DAY, US_PER_HOUR, Category, Fault
-from worker.simulator.truth import Truth, fault_free_intervals, match_faults
+from worker.simulator.truth import (
+    OpenedEpisode,
+    Truth,
+    fault_free_intervals,
+    match_faults,
+)
 
 START_US = 1_767_225_600_000_000
-US_PER_S = 1_000_000
 
 
 def fault(
@@ -25,26 +29,37 @@ def truth(*faults: Fault, days: float = 1.0, machines: tuple[str, ...] = ("a", "
     return Truth("machine-health", 7, US_PER_HOUR, START_US, end_us, machines, faults)
 
 
-def anomalies(hour: float, count: int, machine: str = "a") -> list[tuple[str, int]]:
-    begin_us = START_US + int(hour * US_PER_HOUR)
-    return [(machine, begin_us + i * US_PER_S) for i in range(count)]
+def opened(
+    hour: float, machine: str = "a", channels: tuple[str, ...] = ("torque",)
+) -> list[OpenedEpisode]:
+    return [OpenedEpisode(machine, START_US + int(hour * US_PER_HOUR), channels)]
 
 
-def test_three_anomalies_during_a_fault_detect_it_and_two_do_not() -> None:
+def test_an_episode_that_opens_during_a_fault_detects_it() -> None:
     known = truth(fault(5, 6))
-    assert match_faults(known, anomalies(5.5, 3)).detected == 1
-    assert match_faults(known, anomalies(5.5, 2)).detected == 0
+    for hour in (5.0, 5.5, 5.9999):
+        assert match_faults(known, opened(hour)).detected == 1
 
 
-def test_anomalies_outside_the_fault_or_of_another_machine_do_not_detect_it() -> None:
+def test_episodes_that_open_outside_the_fault_or_of_another_machine_do_not_detect_it() -> None:
     known = truth(fault(5, 6))
-    for others in (
-        anomalies(4.9, 3),
-        anomalies(6.0, 3),
-        anomalies(5.5, 3, "b"),
-        anomalies(5.9999, 3),
-    ):
+    for others in (opened(4.9), opened(6.0), opened(5.5, "b"), opened(5.5, "elsewhere")):
         assert match_faults(known, others).detected == 0
+
+
+def test_the_first_episode_of_a_fault_must_name_a_channel_of_it_first() -> None:
+    known = truth(fault(5, 6))
+    right, wrong = ("torque", "vibration"), ("vibration", "torque")
+    for channels, expected in ((right, 1), (wrong, 0), ((), 0)):
+        found = [*opened(5.2, channels=channels), *opened(5.6, channels=right)]
+        assert match_faults(known, found[::-1]).first_channel_right == expected
+
+
+def test_a_sensor_fault_that_opens_an_episode_of_the_machine_is_counted() -> None:
+    sensors = [fault(5 + 3 * i, 6 + 3 * i, kind="stuck", category="sensor") for i in range(3)]
+    known = truth(*sensors, fault(20, 21))
+    report = match_faults(known, [*opened(5.5), *opened(5.6), *opened(8.1), *opened(20.5)])
+    assert (report.sensor_faults, report.sensor_alarms, report.detected) == (3, 2, 1)
 
 
 def test_faults_are_counted_by_kind_and_only_those_of_machines() -> None:
@@ -55,7 +70,7 @@ def test_faults_are_counted_by_kind_and_only_those_of_machines() -> None:
         fault(12, 13, "b", kind="stuck", category="sensor"),
         fault(15, 20, "b", kind="slow-drift", category="drift"),
     )
-    report = match_faults(known, [*anomalies(5.5, 9), *anomalies(12.5, 9, "b")])
+    report = match_faults(known, [*opened(5.5), *opened(12.5, "b")])
     assert (report.injected, report.detected) == (3, 1)
     assert report.injected_by_kind == {"bearing": 1, "power": 2}
     assert report.detected_by_kind == {"bearing": 0, "power": 1}
@@ -76,28 +91,25 @@ def test_fault_free_time_leaves_out_the_first_window_and_the_one_after_each_faul
     assert match_faults(known, []).fault_free_machine_days == pytest.approx((19 + 23) / 24)
 
 
-def test_flagging_everything_has_a_chance_level_of_one() -> None:
-    everything = [
-        (machine, START_US + s * US_PER_S) for machine in "ab" for s in range(0, 86_400, 60)
-    ]
+def test_opening_an_episode_every_minute_has_a_chance_level_of_one() -> None:
+    everything = [e for m in "ab" for minute in range(1440) for e in opened(minute / 60, m)]
     report = match_faults(truth(fault(5, 6)), everything)
     assert report.detected == 1
     assert report.chance_level == 1.0
-    # One a minute: 1440 a machine-day.
-    assert report.false_alarms_per_machine_day == pytest.approx(1440, rel=0.01)
+    assert report.false_episodes_per_machine_day == pytest.approx(1440, rel=0.01)
 
 
-def test_the_chance_level_is_the_share_of_equally_long_stretches_that_are_flagged() -> None:
+def test_the_chance_level_is_the_share_of_equally_long_stretches_in_which_one_opens() -> None:
     # b is quiet for 23 hours after its first; a for 4 and then 17.
-    report = match_faults(truth(fault(5, 6)), anomalies(1.5, 3, "b"))
+    report = match_faults(truth(fault(5, 6)), [*opened(1.5, "b"), *opened(1.7, "b")])
     assert report.chance_level == pytest.approx(1 / (23 + 4 + 17), abs=1e-4)
-    assert report.false_alarms == 3
+    assert report.false_episodes == 2
 
 
 def test_without_faults_or_time_the_report_is_empty() -> None:
     report = match_faults(truth(days=0.0), [])
     assert (report.injected, report.detected, report.chance_level) == (0, 0, 0.0)
-    assert report.false_alarms_per_machine_day == 0.0
+    assert report.false_episodes_per_machine_day == 0.0
 
 
 def test_the_truth_file_is_json_with_readable_times() -> None:
@@ -117,12 +129,8 @@ def test_the_truth_file_is_json_with_readable_times() -> None:
     ]
 
 
-def test_anomalies_may_come_in_any_order() -> None:
+def test_episodes_may_come_in_any_order() -> None:
     known = truth(fault(5, 6), fault(8, 9, "b"))
-    found = [*anomalies(5.5, 3), *anomalies(8.5, 4, "b"), *anomalies(15, 2)]
+    found = [*opened(5.5), *opened(8.5, "b"), *opened(15), *opened(16, "b")]
     shuffled = [found[i] for i in np.random.default_rng(0).permutation(len(found))]
     assert match_faults(known, shuffled) == match_faults(known, found)
-
-
-def test_anomalies_of_machines_that_were_not_simulated_are_ignored() -> None:
-    assert match_faults(truth(fault(5, 6)), anomalies(5.5, 3, "elsewhere")).detected == 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry
 
 
 class Counters:
-    """Reads totals over all labels."""
+    """Reads totals over all labels, or those with some."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -26,6 +28,18 @@ class Counters:
         """Anomalies published."""
         return self._total("anomalies_detected_total")
 
-    def _total(self, name: str) -> int:
+    @property
+    def told(self) -> int:
+        """Messages about episodes published."""
+        return self._total("episodes_total")
+
+    @property
+    def episodes(self) -> int:
+        """Episodes opened."""
+        return self._total("episodes_total", {"status": "opened"})
+
+    def _total(self, name: str, labels: Mapping[str, str] | None = None) -> int:
         families = self._registry.restricted_registry([name]).collect()
-        return int(sum(s.value for family in families for s in family.samples if s.name == name))
+        samples = (sample for family in families for sample in family.samples)
+        wanted = (labels or {}).items()
+        return int(sum(s.value for s in samples if s.name == name and wanted <= s.labels.items()))

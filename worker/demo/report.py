@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,11 +19,13 @@ class Report(msgspec.Struct, frozen=True):
     Attributes:
         events_scored, events_late, events_dead: scored as the worker's metrics count them;
             late and dead as read from their topics.
-        anomalies: as read from their topic.
+        anomalies, episodes: anomalies, and episodes opened, as read from their topics.
         faults_injected, faults_detected: machine faults; see
             :func:`worker.simulator.match_faults` for what counts.
+        first_channel_right: faults whose episode names first a channel that they show in.
         chance_level: share of fault-free stretches that would pass for a detected fault.
-        sensor_faults: injected faults of sensors, which are not to be found as anomalies.
+        sensor_faults, sensor_alarms: injected faults of sensors, and how many of them opened an
+            episode of the machine.
         duration_s: from the first event to the last one processed.
         simulated_s: event time covered.
     """
@@ -32,11 +35,14 @@ class Report(msgspec.Struct, frozen=True):
     events_late: int
     events_dead: int
     anomalies: int
+    episodes: int
     faults_injected: int
     faults_detected: int
+    first_channel_right: int
     chance_level: float
-    false_alarms_per_machine_day: float
+    false_episodes_per_machine_day: float
     sensor_faults: int
+    sensor_alarms: int
     events_per_second: float
     duration_s: float
     simulated_s: float
@@ -46,16 +52,12 @@ class Report(msgspec.Struct, frozen=True):
     broker: str
     exactly_once: bool
 
-    @property
-    def scored_per_machine_day(self) -> float:
-        """Readings scored a machine and day of event time."""
-        return self.events_scored * 86_400 / (self.machines * self.simulated_s)
-
-    def check(self, published: int) -> None:
-        """See whether every event has come out exactly once.
+    def check(self, published: Mapping[str, int], found: Mapping[str, int]) -> None:
+        """See whether every event and message has come out exactly once.
 
         Args:
-            published: anomalies by the worker's own count.
+            published: messages of each topic by the worker's own count.
+            found: the same as read from the topics.
 
         Raises:
             DriftDetectorError: nothing was scored, or a count does not agree.
@@ -68,11 +70,12 @@ class Report(msgspec.Struct, frozen=True):
                 f"the demo produced {self.events_produced} events, but scored, late and dead make "
                 f"{accounted}; please report this with the log file."
             )
-        if published != self.anomalies:
-            raise DriftDetectorError(
-                f"the worker published {published} anomalies, but {self.anomalies} are in the "
-                "topic; please report this with the log file."
-            )
+        for topic, count in published.items():
+            if found[topic] != count:
+                raise DriftDetectorError(
+                    f"the worker published {count} messages to {topic}, but {found[topic]} are "
+                    "there; please report this with the log file."
+                )
 
     def write(self, path: Path) -> None:
         """Write the JSON file.
@@ -112,13 +115,15 @@ def summary(report: Report, faults: FaultReport) -> Table:
         "events produced": f"{report.events_produced:,} = {report.events_scored:,} scored + "
         f"{report.events_late:,} late + {report.events_dead:,} dead",
         "events per second": f"{report.events_per_second:,.0f}",
-        "anomalies": f"{report.anomalies:,}",
+        "episodes": f"{report.episodes:,}, of {report.anomalies:,} anomalies",
         "machine faults": f"{report.faults_detected} of {report.faults_injected} detected"
         + (f" ({by_kind})" if by_kind else ""),
+        "first channel": f"right for {report.first_channel_right} of {report.faults_detected}",
         "by chance": f"{report.chance_level:.1%} of fault-free stretches would pass for one",
-        "false alarms": f"{report.false_alarms_per_machine_day:.1f} a machine and day, of "
-        f"{report.scored_per_machine_day:,.0f} readings",
-        "sensor faults": f"{report.sensor_faults} (silent, stuck, missing, glitches)",
+        "false episodes": f"{faults.false_episodes:,} in {faults.fault_free_machine_days:,.1f} "
+        f"machine-days without faults, {report.false_episodes_per_machine_day:.2f} a day",
+        "sensor faults": f"{report.sensor_faults} (silent, stuck, missing, glitches), of which "
+        f"{report.sensor_alarms} opened an episode",
         "delivery": "exactly once" if report.exactly_once else "at least once",
     }
     for name, value in rows.items():

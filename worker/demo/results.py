@@ -12,9 +12,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
 
 from worker.core.errors import BrokerError
-from worker.core.messages import Anomaly
+from worker.core.messages import Anomaly, Episode
 from worker.kafka_config import create_client, describe
 from worker.settings import Settings
+from worker.simulator import OpenedEpisode
 
 BATCH = 1_000
 POLL_S = 0.1
@@ -24,20 +25,27 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Results:
-    """Reads anomalies, late events and dead letters, with read_committed, to their end.
+    """Reads anomalies, episodes, late events and dead letters, with read_committed, to their end.
 
     Attributes:
+        told: number of messages about episodes.
         late: number of late events.
         dead: number of dead letters.
     """
 
     def __init__(self, settings: Settings, metadata: ClusterMetadata) -> None:
         names = settings.topics
-        self._anomalies_topic, self._late_topic = names.anomalies, names.late_events
+        self._anomalies_topic, self._episodes_topic = names.anomalies, names.anomaly_episodes
+        self._late_topic = names.late_events
         self._brokers = settings.kafka.brokers
         self._positions = {
             (topic, partition): 0
-            for topic in (names.anomalies, names.late_events, names.dead_letters)
+            for topic in (
+                names.anomalies,
+                names.anomaly_episodes,
+                names.late_events,
+                names.dead_letters,
+            )
             for partition in metadata.topics[topic].partitions
         }
         self._consumer: Consumer = create_client(
@@ -52,14 +60,16 @@ class Results:
                 "fetch.wait.max.ms": 50,
             },
         )
+        self.told = 0
         self.late = 0
         self.dead = 0
         self._times_us: dict[str, list[int]] = {}
-        self._newest: dict[str, Anomaly] = {}
+        self._episodes: dict[str, dict[str, Episode]] = {}
         self._lock = threading.Lock()
         self._finishing = threading.Event()
         self._abandoned = threading.Event()
         self._decode_anomaly = msgspec.json.Decoder(Anomaly).decode
+        self._decode_episode = msgspec.json.Decoder(Episode).decode
 
     def finish(self) -> None:
         """End :meth:`run` when all that is in the topics now is read; the worker has stopped."""
@@ -69,10 +79,24 @@ class Results:
         """End :meth:`run` without reading on."""
         self._abandoned.set()
 
-    def anomalies(self) -> list[tuple[str, int]]:
-        """All anomalies as machine and event time in microseconds."""
+    @property
+    def anomalies(self) -> int:
+        """Number of anomalies."""
         with self._lock:
-            return [(machine, t) for machine, times in self._times_us.items() for t in times]
+            return sum(map(len, self._times_us.values()))
+
+    def opened(self) -> list[OpenedEpisode]:
+        """All episodes, with the channels that they name now."""
+        with self._lock:
+            episodes = [e for of_machine in self._episodes.values() for e in of_machine.values()]
+        return [
+            OpenedEpisode(
+                episode.machine_id,
+                to_time_us(episode.opened_at),
+                tuple(cause.channel for cause in episode.causes),
+            )
+            for episode in episodes
+        ]
 
     def counts_since(self, since_us: int) -> dict[str, int]:
         """Anomalies by machine, of events since a time; machines without any are left out."""
@@ -80,18 +104,20 @@ class Results:
             counts = {m: len(t) - bisect_left(t, since_us) for m, t in self._times_us.items()}
         return {machine: count for machine, count in counts.items() if count}
 
-    def times_since(self, machine: str, since_us: int, limit: int) -> list[int]:
-        """Event times of a machine's first anomalies since a time, at most ``limit``."""
+    def opened_since(self, machine: str, since_us: int) -> int | None:
+        """When the machine's first episode since a time was opened; None: there is none."""
         with self._lock:
-            times = self._times_us.get(machine, [])
-            first = bisect_left(times, since_us)
-            return times[first : first + limit]
+            episodes = list(self._episodes.get(machine, {}).values())
+        times_us = [to_time_us(episode.opened_at) for episode in episodes]
+        return min((time_us for time_us in times_us if time_us >= since_us), default=None)
 
-    def newest(self) -> list[Anomaly]:
-        """The newest anomaly of each machine, newest first."""
+    def newest(self) -> list[Episode]:
+        """The newest episode of each machine; those that are open first, each newest first."""
         with self._lock:
-            newest = list(self._newest.values())
-        return sorted(newest, key=lambda anomaly: anomaly.timestamp, reverse=True)
+            # Episodes of a machine come in order.
+            newest = [next(reversed(episodes.values())) for episodes in self._episodes.values()]
+        newest.sort(key=lambda episode: episode.opened_at, reverse=True)
+        return sorted(newest, key=lambda episode: episode.status == "closed")
 
     def run(self) -> None:
         """Read, on the calling thread, until :meth:`finish` or :meth:`abandon`.
@@ -152,9 +178,10 @@ class Results:
             anomaly = self._decode_anomaly(value)
             time_us = to_time_us(anomaly.timestamp)
             insort(self._times_us.setdefault(anomaly.machine_id, []), time_us)
-            known = self._newest.get(anomaly.machine_id)
-            if known is None or known.timestamp < anomaly.timestamp:
-                self._newest[anomaly.machine_id] = anomaly
+        elif topic == self._episodes_topic:
+            episode = self._decode_episode(value)
+            self.told += 1
+            self._episodes.setdefault(episode.machine_id, {})[episode.id] = episode
         elif topic == self._late_topic:
             self.late += 1
         else:

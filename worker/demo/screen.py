@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.core.channels import US_PER_S
-from worker.core.messages import Anomaly, format_time_us
+from worker.core.messages import Episode, format_time_us
 from worker.demo.view import FaultRow, MachineRow, Title, View
 
 MIN_ROWS = 2
@@ -27,15 +27,15 @@ def render(title: Title, view: View, width: int, height: int) -> RenderableType:
     """Draw a view so that it fits ``width`` columns and ``height`` lines."""
     rows = max(height - FIXED_LINES, 3 * MIN_ROWS)
     faults = min(len(view.faults), max(MIN_ROWS, rows // 4)) or 1
-    anomalies = max(MIN_ROWS, (rows - faults) * 2 // 5)
-    machines = max(MIN_ROWS, rows - faults - anomalies)
+    episodes = max(MIN_ROWS, (rows - faults) * 2 // 5)
+    machines = max(MIN_ROWS, rows - faults - episodes)
     alarms = sum(row.state == "ALARM" for row in view.rows)
     return Group(
         *_header(title, view),
         _rule(f"Machines: {alarms} of {len(view.rows)} in alarm"),
         _machines(title, view.rows[:machines], width),
-        _rule(f"Latest anomalies of {view.anomaly_count:,}"),
-        *_lines((_anomaly(a) for a in view.anomalies[:anomalies]), anomalies),
+        _rule(f"Latest episodes of {view.episode_count:,}"),
+        *_lines((_episode(e) for e in view.episodes[:episodes]), episodes),
         _rule(f"Injected machine faults now: {len(view.faults)}, found {view.found}"),
         *_lines((_fault(row) for row in view.faults[:faults]), faults),
     )
@@ -47,7 +47,7 @@ def progress_line(view: View, elapsed_s: float) -> str:
         f"[{elapsed_s:4.0f} s] simulated {_moment(view.simulated_us)}, "
         f"{view.events_per_s:,.0f} events/s, lag {view.lag:,}: produced {view.produced:,}, "
         f"scored {view.scored:,}, late {view.late:,}, dead {view.dead:,}, "
-        f"anomalies {view.anomaly_count:,}; faults now {len(view.faults)}, found {view.found}"
+        f"episodes {view.episode_count:,}; faults now {len(view.faults)}, found {view.found}"
     )
 
 
@@ -103,11 +103,12 @@ def _heading(name: str, unit: str) -> Text:
     return Text(f"{first}\n{rest or unit}", no_wrap=True, overflow="ellipsis")
 
 
-def _anomaly(anomaly: Anomaly) -> Text:
+def _episode(episode: Episode) -> Text:
+    ended = "" if episode.closed_at is None else f" until {episode.closed_at[11:16]}"
     return Text.assemble(
-        f"{anomaly.timestamp[11:16]} {anomaly.machine_id} ",
-        (anomaly.severity, _SEVERITY_STYLES[anomaly.severity]),
-        f" {anomaly.reason}",
+        f"{episode.opened_at[11:16]} {episode.machine_id}{ended} ",
+        (episode.severity, _SEVERITY_STYLES[episode.severity] if not ended else "dim"),
+        f" {episode.reason}",
     )
 
 

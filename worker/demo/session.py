@@ -271,20 +271,24 @@ class _Session:
         if gateway is None:
             raise DriftDetectorError("the demo was stopped before it scored an event.")
         options, truth = self._options, gateway.truth
-        anomalies = self._results.anomalies()
-        faults = match_faults(truth, anomalies)
-        processed, duration_s = self._counters.processed, self._ended_s - self._begun_s
+        results, counters = self._results, self._counters
+        opened = results.opened()
+        faults = match_faults(truth, opened)
+        processed, duration_s = counters.processed, self._ended_s - self._begun_s
         report = Report(
             events_produced=gateway.produced,
-            events_scored=self._counters.scored,
-            events_late=self._results.late,
-            events_dead=self._results.dead,
-            anomalies=len(anomalies),
+            events_scored=counters.scored,
+            events_late=results.late,
+            events_dead=results.dead,
+            anomalies=results.anomalies,
+            episodes=len(opened),
             faults_injected=faults.injected,
             faults_detected=faults.detected,
+            first_channel_right=faults.first_channel_right,
             chance_level=faults.chance_level,
-            false_alarms_per_machine_day=round(faults.false_alarms_per_machine_day, 2),
-            sensor_faults=sum(fault.category == "sensor" for fault in truth.faults),
+            false_episodes_per_machine_day=round(faults.false_episodes_per_machine_day, 3),
+            sensor_faults=faults.sensor_faults,
+            sensor_alarms=faults.sensor_alarms,
             events_per_second=round(processed / duration_s, 1),
             duration_s=round(duration_s, 3),
             simulated_s=(truth.end_us - truth.start_us) / US_PER_S,
@@ -297,7 +301,10 @@ class _Session:
         self._console.print(summary(report, faults))
         if options.report is not None:
             report.write(options.report)
-        report.check(published=self._counters.anomalies)
+        report.check(
+            published={"anomalies": counters.anomalies, "anomaly-episodes": counters.told},
+            found={"anomalies": results.anomalies, "anomaly-episodes": results.told},
+        )
 
 
 def is_exactly_once(settings: Settings) -> bool:

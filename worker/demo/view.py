@@ -10,17 +10,18 @@ from dataclasses import dataclass
 import msgspec
 
 from worker.core.channels import Channel, ChannelSpec
-from worker.core.messages import Anomaly
+from worker.core.messages import Episode
 from worker.demo.counters import Counters
 from worker.demo.gateway import Gateway
 from worker.demo.results import Results, to_time_us
 from worker.gateway import now_us
 from worker.simulator import Fault
-from worker.simulator.truth import MIN_ANOMALIES
 
 RATE_OVER_S = 5.0
 SILENT_AFTER_INTERVALS = 12
 IN_REAL_TIME_US = 10_000_000
+STATES = ("ALARM", "silent", "watch", "ok")
+"""With an open episode, without events, with anomalies in the last window, with none of these."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class View:
     Attributes:
         behind_us: how far simulated time is behind the clock.
         rows: all machines, those most worth looking at first.
-        anomalies: the newest one of each machine, newest first.
+        episodes: the newest one of each machine, those that are open first.
         faults: machine faults in force, newest first.
     """
 
@@ -80,9 +81,9 @@ class View:
     late: int
     dead: int
     lag: int
-    anomaly_count: int
+    episode_count: int
     rows: Sequence[MachineRow]
-    anomalies: Sequence[Anomaly]
+    episodes: Sequence[Episode]
     faults: Sequence[FaultRow]
     stopping: bool
 
@@ -124,8 +125,13 @@ class Observer:
         processed = self._counters.processed
         recent = self._results.counts_since(simulated_us - self._spec.length_us)
         self._read_payloads(simulated_us)
-        rows = [self._row(m, recent.get(m, 0), simulated_us) for m in self._machine_ids]
-        rows.sort(key=lambda row: (-row.recent, row.state != "silent", row.machine_id))
+        episodes = self._results.newest()
+        alarms = {episode.machine_id for episode in episodes if episode.status != "closed"}
+        rows = [
+            self._row(machine, recent.get(machine, 0), machine in alarms, simulated_us)
+            for machine in self._machine_ids
+        ]
+        rows.sort(key=lambda row: (STATES.index(row.state), -row.recent, row.machine_id))
         return View(
             simulated_us=simulated_us,
             behind_us=now_us() - simulated_us,
@@ -135,9 +141,9 @@ class Observer:
             late=self._results.late,
             dead=self._results.dead,
             lag=max(0, self._gateway.produced - processed),
-            anomaly_count=self._counters.anomalies,
+            episode_count=self._counters.episodes,
             rows=rows,
-            anomalies=self._results.newest(),
+            episodes=episodes,
             faults=self._faults(simulated_us),
             stopping=stopping,
         )
@@ -162,13 +168,13 @@ class Observer:
             if self._readings.get(machine, (0,))[0] < time_us <= simulated_us:
                 self._readings[machine] = (time_us, event)
 
-    def _row(self, machine: str, recent: int, simulated_us: int) -> MachineRow:
+    def _row(self, machine: str, recent: int, alarm: bool, simulated_us: int) -> MachineRow:
         time_us, event = self._readings.get(machine, (simulated_us, {}))
         values = [event.get(channel.name) for channel in self._spec.continuous]
         types = [event.get(channel.name) for channel in self._spec.categorical[:1]]
         if simulated_us - time_us > SILENT_AFTER_INTERVALS * self._interval_us:
             state = "silent"
-        elif recent >= MIN_ANOMALIES:
+        elif alarm:
             state = "ALARM"
         else:
             state = "watch" if recent else "ok"
@@ -190,7 +196,8 @@ class Observer:
         ]
         rows = []
         for fault in sorted(active, key=lambda fault: -fault.start_us):
-            times = self._results.times_since(fault.machine_id, fault.start_us, MIN_ANOMALIES)
-            found = len(times) >= MIN_ANOMALIES and times[-1] <= simulated_us
-            rows.append(FaultRow(fault, times[-1] - fault.start_us if found else None))
+            opened_us = self._results.opened_since(fault.machine_id, fault.start_us)
+            if opened_us is not None and opened_us > simulated_us:
+                opened_us = None
+            rows.append(FaultRow(fault, None if opened_us is None else opened_us - fault.start_us))
         return rows

@@ -6,6 +6,14 @@ however its output is fetched. No clock, broker or file is touched here.
 
 from worker.simulator.faults import Fault, FaultRates
 from worker.simulator.stream import Simulator
-from worker.simulator.truth import FaultReport, Truth, match_faults
+from worker.simulator.truth import FaultReport, OpenedEpisode, Truth, match_faults
 
-__all__ = ["Fault", "FaultRates", "FaultReport", "Simulator", "Truth", "match_faults"]
+__all__ = [
+    "Fault",
+    "FaultRates",
+    "FaultReport",
+    "OpenedEpisode",
+    "Simulator",
+    "Truth",
+    "match_faults",
+]
