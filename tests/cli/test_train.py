@@ -4,6 +4,8 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
 from worker.cli.main import run
@@ -21,11 +23,30 @@ def test_a_bundle_is_trained_on_the_simulator_and_its_path_is_the_last_line(
     assert run(command.split()) == 0
     output = capsys.readouterr().out
     assert output.splitlines()[-1] == str(out / "1.0.0")
-    for name in ("readings", "machines", "features", "threshold", "flagged in training"):
+    for name in ("readings", "machines", "features", "budget", "episodes in training"):
         assert name in output
     bundle = load_bundle("pump", tmp_path / "models")
     assert bundle.metadata["training_date"] == "2026-01-31"
     assert bundle.manifest.training.rows == 432_000
+
+
+def test_a_bundle_is_trained_on_a_parquet_file_with_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(1)
+    times = [1_767_225_600_000 + 600_000 * i for i in range(400)]
+    columns = {name: rng.normal(50.0, 1.0, 800) for name in ("flow", "pressure", "motor_current")}
+    columns["pressure"] /= 10.0
+    table = pl.DataFrame({"machine_id": [1, 2] * 400, "timestamp": np.repeat(times, 2), **columns})
+    data, labels = tmp_path / "history.parquet", tmp_path / "faults.csv"
+    table.write_parquet(data)
+    labels.write_text("machine_id,start,end\n1,2026-01-02T00:00:00,2026-01-02T01:00:00\n")
+    command = f"train --data {data} --labels {labels} --channels {PUMP} --out {tmp_path / 'pump'}"
+    assert run(command.split()) == 0
+    captured = capsys.readouterr()
+    assert "known faults" in captured.out
+    assert captured.out.splitlines()[-1] == str(tmp_path / "pump" / "1.0.0")
+    assert captured.err.strip() == ""
 
 
 def test_a_bundle_is_trained_on_a_csv_file(
@@ -54,6 +75,9 @@ def test_a_bundle_is_trained_on_a_csv_file(
         ("", "train: give either --data FILE_OR_FOLDER or --simulate"),
         ("--simulate --data x.csv", "train: give either --data FILE_OR_FOLDER or --simulate"),
         ("--data none.csv", "--data: none.csv cannot be read"),
+        ("--simulate --budget 0", "--budget: 0 is not a positive number"),
+        ("--simulate --threshold 2", "--threshold: 2 is not an anomaly score"),
+        ("--simulate --labels none.csv", "--labels: none.csv cannot be read"),
         ("--simulate --version latest", "--version: 'latest' is not a version"),
         ("--simulate --training-date today", "--training-date: 'today' is not a date"),
     ],

@@ -12,6 +12,7 @@ from worker.core.channels import ChannelSpec, parse_spec
 from worker.core.errors import ConfigError
 from worker.training.readings import (
     MachineReadings,
+    halves,
     machine_readings,
     read_recording,
     recording_of,
@@ -149,6 +150,21 @@ def test_repeated_rows_are_left_out_and_other_rows_of_the_same_time_stay(
     assert kept.starts.tolist() == [0, 3, 5]
     assert kept.notes == ("rows that repeat the one before of their machine, left out: 1",)
     assert without_repeats(kept) is kept
+
+
+def test_halves_are_the_earlier_and_the_later_readings_of_each_machine(spec: ChannelSpec) -> None:
+    frame = pl.DataFrame(
+        {
+            "machine_id": ["a", "a", "a", "a", "b", "b", "b", "c"],
+            "timestamp": [SIX + i for i in (3, 2, 1, 0, 0, 1, 2, 0)],
+            **dict.fromkeys(COLUMNS, 1.0),
+        }
+    )
+    earlier, later = halves(machine_readings(recording_of(frame, spec, "frame"), spec))
+    assert (earlier.machine_ids, earlier.rows.tolist()) == (("a", "b"), [3, 2, 4])
+    assert (later.machine_ids, later.rows.tolist()) == (("a", "b", "c"), [1, 0, 5, 6, 7])
+    assert earlier.starts.tolist() == [0, 2, 3]
+    assert later.starts.tolist() == [0, 2, 4, 5]
 
 
 def test_other_channels_are_read_where_they_were_recorded() -> None:

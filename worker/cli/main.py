@@ -25,6 +25,7 @@ COMMAND_MODULES = (
     "worker.cli.health",
     "worker.cli.simulate",
     "worker.cli.train",
+    "worker.cli.backtest",
 )
 """Modules with ``register(app)``, in the order in which ``--help`` lists their commands."""
 

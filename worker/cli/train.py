@@ -6,7 +6,7 @@ import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,8 +14,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from worker.cli.channels import read_spec
-from worker.core.detection.detector import BUDGET
 from worker.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from worker.training.train import TrainingResult
 
 
 def register(app: typer.Typer) -> None:
@@ -32,13 +34,24 @@ def train_command(
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Train on healthy simulated machines.")
     ] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Known faults (machine_id, start, end), to choose the budget by."),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="False episodes per machine and day that are tolerated; "
+            "default: what --labels choose, else 0.1."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Pin the threshold of anomaly_score instead of following the budget."),
+    ] = None,
     version: Annotated[
         str | None, typer.Option(help="Such as 1.2.0; default: the next minor version.")
     ] = None,
-    budget: Annotated[
-        float,
-        typer.Option(min=1e-6, help="False episodes per machine and day that are tolerated."),
-    ] = BUDGET,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 2026,
     training_date: Annotated[
         str | None, typer.Option(help="Date to record, YYYY-MM-DD; default: today (UTC).")
@@ -47,6 +60,7 @@ def train_command(
     """Train a bundle; the last line on stdout is the path of the new version."""
     # Imported here: scikit-learn takes a second and is an extra of the installation.
     try:
+        from worker.training.labels import read_labels
         from worker.training.readings import (
             machine_readings,
             read_recording,
@@ -59,17 +73,17 @@ def train_command(
         ) from error
 
     date = training_date or datetime.now(UTC).date().isoformat()
-    _check(data, simulate, version, date)
+    _check(data, simulate, version, date, budget, threshold)
     spec = read_spec(channels)
+    faults = read_labels(labels) if labels else None
     errors = Console(stderr=True)
-    if data:
-        readings = machine_readings(read_recording(data, spec), spec)
-    else:
-        readings = simulated_readings(spec, seed)
-    for note in readings.notes:
-        errors.print(f"note: {note}", highlight=False, markup=False)
     with Progress(console=errors, transient=True) as progress:
-        task = progress.add_task(f"training {spec.name}", total=1.0)
+        task = progress.add_task("reading", total=None)
+        if data:
+            readings = machine_readings(read_recording(data, spec), spec)
+        else:
+            readings = simulated_readings(spec, seed)
+        progress.update(task, description=f"training {spec.name}", total=1.0)
         result = train(
             spec,
             readings,
@@ -77,31 +91,80 @@ def train_command(
             training_date=date,
             version=version,
             budget=budget,
+            threshold=threshold,
+            labels=faults,
             seed=seed,
             workers=os.cpu_count() or 1,
             on_progress=lambda share: progress.update(task, completed=share),
         )
-    table = Table(title=f"{spec.name} {result.path.name}", show_header=False)
-    for name, value in (
-        ("readings", f"{result.rows:,}"),
-        ("machines", f"{result.machines:,}"),
-        ("features", f"{result.features}"),
-        ("threshold", f"{result.threshold:.6f}"),
-        ("flagged in training", f"{result.flagged_share:.3%}"),
-        ("difference from scikit-learn", f"{result.parity:.1e}"),
-        ("size of model.onnx", f"{result.model_bytes / 1024:.0f} KB"),
-    ):
-        table.add_row(name, value)
+    for note in result.notes:
+        errors.print(f"note: {note}", highlight=False, markup=False)
     console = Console()
-    console.print(table)
+    console.print(_summary(result))
+    if result.verdicts:
+        console.print(_verdicts(result))
     console.print(str(result.path), soft_wrap=True, highlight=False, markup=False)
 
 
-def _check(data: Path | None, simulate: bool, version: str | None, date: str) -> None:
+def _summary(result: TrainingResult) -> Table:
+    manifest = result.manifest
+    data = manifest.training
+    rate = result.episodes / result.machine_days
+    table = Table(title=f"{manifest.spec['name']} {manifest.version}", show_header=False)
+    rows = {
+        "readings": f"{data.rows:,}",
+        "machines": f"{data.machines:,}",
+        "from": data.start,
+        "to": data.end,
+        "interval": f"{data.interval_s:g} s",
+        "window": result.window,
+        "features": f"{len(manifest.feature)}",
+        "budget": f"{manifest.budget:g} false episodes per machine and day",
+        "threshold": "from the budget" if manifest.threshold is None else f"{manifest.threshold:g}",
+        "episodes in training": f"{result.episodes:,} ({rate:.4g} per machine and day)",
+        "anomalous readings": f"{manifest.metadata.contamination:.3%}",
+        "difference from scikit-learn": f"{result.parity:.1e}",
+        "size": f"{result.size_bytes / 1024:,.0f} KB",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _verdicts(result: TrainingResult) -> Table:
+    """What labels say of each budget that was tried."""
+    table = Table(title="known faults, each half of the data judged by a bundle of the other")
+    for name in ("budget", "faults", "caught", "episodes", "of them false", "F1"):
+        table.add_column(name, justify="right")
+    for budget, verdict in result.verdicts.items():
+        counts = (verdict.labels, verdict.caught, verdict.episodes, verdict.false)
+        table.add_row(
+            f"{budget:g}",
+            *(f"{count:,}" for count in counts),
+            f"{verdict.f1:.3f}",
+            style="bold" if budget == result.manifest.budget else "",
+        )
+    return table
+
+
+def _check(
+    data: Path | None,
+    simulate: bool,
+    version: str | None,
+    date: str,
+    budget: float | None,
+    threshold: float | None,
+) -> None:
     if (data is None) == (not simulate):
         raise ConfigError("train: give either --data FILE_OR_FOLDER or --simulate.")
     if version is not None and not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise ConfigError(f"--version: {version!r} is not a version; write one such as 1.2.0.")
+    if budget is not None and not 0.0 < budget < float("inf"):
+        raise ConfigError(
+            f"--budget: {budget:g} is not a positive number of false episodes per machine and day."
+        )
+    if threshold is not None and not -1.0 < threshold <= 1.0:
+        raise ConfigError(f"--threshold: {threshold:g} is not an anomaly score in (-1, 1].")
     try:
         datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError as error:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from worker.core import episodes, health, maintenance, messages, outgoing, windows
 from worker.core.detection.detector import Detector, Scores
 from worker.core.episodes import Episodes, Evidence, Opened
-from worker.core.events import Chunk, EventDecoder, Readings
+from worker.core.events import Chunk, EventDecoder, Readings, Reject
 from worker.core.explanation import SeenCode, explain
 from worker.core.health import Health
 from worker.core.health.words import sensor_health
@@ -34,6 +34,7 @@ class _Work:
     Attributes:
         machines: (n,) array position of each reading's machine.
         found: messages, each with the row of the record that caused it.
+        tells_anomalies: whether there is a message for each anomalous reading.
     """
 
     state: PartitionState
@@ -42,6 +43,7 @@ class _Work:
     machines: NDArray[np.int64]
     outputs: Outputs
     found: list[tuple[int, Record]]
+    tells_anomalies: bool
 
     def tell(self, i: int, record: Record) -> None:
         """Publish a message because of the reading at position ``i``."""
@@ -88,6 +90,28 @@ class Pipeline:
         if not len(chunk):
             return Outputs()
         readings, rejects = self.decoder.decode(chunk)
+        return self._apply_all(state, chunk, readings, rejects, tells_anomalies=True)
+
+    def apply(self, state: PartitionState, chunk: Chunk, readings: Readings) -> Outputs:
+        """Apply readings of a table, which need no decoding; see :meth:`step`.
+
+        Anomalous readings have no messages of their own: their scores tell.
+
+        Args:
+            chunk: where the readings come from; its values may be None.
+            readings: of its records, in their order.
+        """
+        return self._apply_all(state, chunk, readings, [], tells_anomalies=False)
+
+    def _apply_all(
+        self,
+        state: PartitionState,
+        chunk: Chunk,
+        readings: Readings,
+        rejects: Sequence[Reject],
+        *,
+        tells_anomalies: bool,
+    ) -> Outputs:
         outputs = Outputs(events=len(chunk))
         found: list[tuple[int, Record]] = []
         for row, reason, detail in rejects:
@@ -95,7 +119,8 @@ class Pipeline:
             found.append((row, outgoing.dead_letter(chunk, row, reason, detail)))
         if len(readings.rows):
             machines = state.indices(readings.machine_ids)
-            self._apply(_Work(state, chunk, readings, machines, outputs, found))
+            work = _Work(state, chunk, readings, machines, outputs, found, tells_anomalies)
+            self._apply(work)
         outputs.records = [record for _, record in sorted(found, key=lambda item: item[0])]
         state.next_offset = int(chunk.offsets[-1]) + 1
         return outputs
@@ -166,7 +191,9 @@ class Pipeline:
         )
         self._tell_episodes(work, at, changes)
         opened.note(changes)
-        self._tell_anomalies(work, at, machines, values, signals, scores, opened)
+        if work.tells_anomalies:
+            self._tell_anomalies(work, at, machines, values, signals, scores, opened)
+        work.outputs.anomalies += int((scores.anomaly_score < scores.threshold).sum())
         work.outputs.scored += len(at)
         work.outputs.scored_events.append(Scored(part.rows, scores))
 
@@ -308,7 +335,6 @@ class Pipeline:
             )
             record = Record("anomalies", readings.machine_ids[i], messages.encode(message))
             work.tell(i, record)
-            work.outputs.anomalies += 1
 
 
 def _by_event(told: tuple[health.Transition, bytes]) -> tuple[int, bytes, int]:

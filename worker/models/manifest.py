@@ -74,7 +74,6 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     expected: float
-    spread: float
     unit: str = ""
 
 
@@ -105,8 +104,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     training: TrainingData
     spec: dict[str, Any]
     feature: list[Feature]
-    forest_threshold: float
-    score_quantiles: list[float]
     golden: Annotated[list[Golden], msgspec.Meta(min_length=1)]
     threshold: float | None = None
 

@@ -1,4 +1,1 @@
-"""Training of bundles: from readings to ``model.onnx`` and ``model.toml``."""
-
-CONTAMINATION = 0.001
-"""Share of the training readings that a bundle flags unless told otherwise."""
+"""Training of bundles: from readings to their files."""

@@ -185,20 +185,32 @@ def without_repeats(readings: MachineReadings) -> MachineReadings:
         same[1:] &= [a == b for a, b in zip(column[1:], column[:-1], strict=True)]
     if not same.any():
         return readings
-    kept = np.flatnonzero(~same)
-    counts = np.bincount(machines[kept], minlength=len(readings.machine_ids))
     note = f"rows that repeat the one before of their machine, left out: {int(same.sum()):,}"
+    return replace(_only(readings, ~same), notes=(*readings.notes, note))
+
+
+def halves(readings: MachineReadings) -> tuple[MachineReadings, MachineReadings]:
+    """The earlier and the later half of each machine's readings."""
+    middle = (readings.starts[:-1] + readings.starts[1:]) // 2
+    earlier = np.arange(len(readings)) < np.repeat(middle, np.diff(readings.starts))
+    return _only(readings, earlier), _only(readings, ~earlier)
+
+
+def _only(readings: MachineReadings, kept: NDArray[np.bool_]) -> MachineReadings:
+    """Some of the readings (n,), and the machines that have one of them."""
+    counts = np.bincount(readings.machines[kept], minlength=len(readings.machine_ids))
+    rows = np.flatnonzero(kept)
     return replace(
         readings,
-        starts=np.concatenate([[0], counts.cumsum()]).astype(np.int64),
-        times_us=readings.times_us[kept],
-        values=values[kept],
-        impossible=readings.impossible[kept],
+        machine_ids=tuple(np.array(readings.machine_ids, object)[counts > 0].tolist()),
+        starts=np.concatenate([[0], counts[counts > 0].cumsum()]).astype(np.int64),
+        times_us=readings.times_us[rows],
+        values=readings.values[rows],
+        impossible=readings.impossible[rows],
         categories={
-            name: [column[i] for i in kept.tolist()] for name, column in readings.categories.items()
+            name: [column[i] for i in rows.tolist()] for name, column in readings.categories.items()
         },
-        rows=readings.rows[kept],
-        notes=(*readings.notes, note),
+        rows=readings.rows[rows],
     )
 
 

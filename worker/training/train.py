@@ -1,7 +1,7 @@
-"""Training of a bundle: readings to features, isolation forest, scoring and files.
+"""Training of a bundle: from readings to baselines, forest, and files.
 
-Owns what is learned and how. Features come from the same window code that the
-worker runs; the ONNX graph from ``export.py``; the layout from ``manifest.py``.
+Owns what is checked before and after learning, and what is written. What is learned is
+``fit.py``'s business, the ONNX graph ``export.py``'s, the layout that of ``worker.models``.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import polars as pl
 import tomli_w
 from numpy.typing import NDArray
 
-from worker.core.channels import US_PER_S, ChannelSpec
+from worker.core.channels import US_PER_S, ChannelSpec, format_duration
 from worker.core.detection.detector import BUDGET
 from worker.core.errors import BundleError, ConfigError
 from worker.core.health import HealthProfile, learn_profile
 from worker.core.messages import format_time_us
-from worker.models.bundle import OnnxModel, load_bundle
+from worker.models.bundle import Bundle, OnnxModel, load_bundle
 from worker.models.learned import Learned, pack
 from worker.models.manifest import (
     BASELINES_NAME,
@@ -39,22 +41,28 @@ from worker.models.manifest import (
     versions_in,
 )
 from worker.models.verify import metadata_props, open_session
-from worker.training import CONTAMINATION
+from worker.replay.backtest import answers_to, machine_days
 from worker.training.export import to_onnx
-from worker.training.fit import fit
+from worker.training.fit import Fitted, fit
 from worker.training.forest import TREES, FittedForest
-from worker.training.readings import MachineReadings, without_repeats
+from worker.training.labels import Verdict, judge
+from worker.training.readings import MachineReadings, halves, without_repeats
 from worker.training.window import interval_us, window_for
 
-QUANTILES = 1001
+BUDGETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""What labels choose from, in false episodes per machine and day."""
+MIN_ROWS = 50
 GOLDEN_ROWS = 8
 PARITY_ROWS = 20_000
 PARITY_RTOL = 1e-5
-MIN_ROWS = 1000
-BATCH_ROWS = 50_000
 AUTHOR = "DriftDetector"
+ROWS_PER_WORKER = 50_000
+"""So many readings are worth a process of their own."""
+FIT_SHARE = 0.7
+"""Of the time that training takes."""
 
 Floats = NDArray[np.float64]
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -63,18 +71,41 @@ class TrainingResult:
 
     Attributes:
         path: the new bundle's folder.
-        flagged_share: share of training readings below the threshold.
+        episodes: how many the bundle makes of its own training data.
+        machine_days: for how long these watched the machines.
+        verdicts: what labels say of budgets, in ascending order; empty without labels.
         parity: largest relative difference from scikit-learn's scores.
+        size_bytes: of all files.
+        notes: what a person should know about the readings, a sentence each.
     """
 
     path: Path
-    rows: int
-    machines: int
-    features: int
-    threshold: float
-    flagged_share: float
+    manifest: Manifest
+    window: str
+    episodes: int
+    machine_days: float
+    verdicts: dict[float, Verdict]
     parity: float
-    model_bytes: int
+    size_bytes: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """All that makes a bundle but readings and budget.
+
+    Attributes:
+        threshold: an expert's own.
+        on_progress: called with the share of the whole training that is done.
+    """
+
+    spec: ChannelSpec
+    version: str
+    training_date: str
+    threshold: float | None
+    seed: int
+    workers: int
+    on_progress: Progress
 
 
 def train(
@@ -84,24 +115,29 @@ def train(
     *,
     training_date: str,
     version: str | None = None,
-    budget: float = BUDGET,
+    budget: float | None = None,
+    threshold: float | None = None,
+    labels: pl.DataFrame | None = None,
     seed: int = 7,
     workers: int = 1,
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_progress: Progress = lambda share: None,
 ) -> TrainingResult:
     """Train a bundle and write it to ``out/<version>/``; same arguments, same bytes.
 
     Args:
-        readings: ordinary work; faults in them would be learned as ordinary.
+        readings: mostly ordinary work.
         out: folder of the bundle's versions.
         training_date: UTC, ``YYYY-MM-DD``.
         version: default: the next minor version, ``1.0.0`` at first.
-        budget: false episodes per machine and day that are tolerated.
+        budget: false episodes per machine and day that are tolerated; default: what labels
+            choose, else ``BUDGET``.
+        threshold: an expert's own anomaly score instead of what follows from the budget.
+        labels: known faults, as :func:`worker.training.labels.read_labels` gives them.
         workers: processes to use.
         on_progress: called with the share that is done.
 
     Raises:
-        ConfigError: too few readings, a channel without any, or the version exists.
+        ConfigError: the readings cannot be learned from, or the version exists.
         BundleError: the exported model does not score as scikit-learn does.
     """
     version = version or next_version(versions_in(out))
@@ -109,56 +145,45 @@ def train(
     if target.exists():
         raise ConfigError(f"--version: {target} exists already; choose another or remove it.")
     readings = without_repeats(readings)
+    notes = (*readings.notes, *check(spec, readings))
     if spec.window is None:
         spec = spec.with_window(window_for(readings))
-    fitted = fit(
-        spec,
-        readings,
-        seed=seed,
-        workers=workers,
-        on_progress=lambda share: on_progress(0.7 * share),
-    )
-    baselines = pack(Learned(fitted.baselines, _health(readings), fitted.codes))
-    forest, inputs = fitted.forest, fitted.inputs
-    scores = _score(to_onnx(forest, {}), inputs, lambda share: on_progress(0.7 + 0.3 * share))
-    parity = _parity(forest, inputs, scores)
-    threshold = round(float(np.quantile(scores, CONTAMINATION)), 6)
-
-    manifest = Manifest(
-        format=FORMAT,
-        version=version,
-        budget=budget,
-        sha256=Digests(model="0" * 64, baselines=hashlib.sha256(baselines).hexdigest()),
-        forest_threshold=threshold,
-        score_quantiles=np.quantile(scores, np.linspace(0, 1, QUANTILES)).round(6).tolist(),
-        metadata=Metadata(
-            author=AUTHOR,
-            description=f"Isolation forest of {TREES} trees for {spec.name}",
-            training_date=training_date,
-            contamination=CONTAMINATION,
-        ),
-        training=_described(readings, len(inputs), seed),
-        spec=spec.to_dict(),
-        feature=_learned_features(spec, inputs.astype(np.float64)),
-        golden=_golden(inputs, scores),
-    )
-    content = to_onnx(forest, metadata_props(manifest))
-    digests = msgspec.structs.replace(manifest.sha256, model=hashlib.sha256(content).hexdigest())
-    write_bundle(
-        target,
-        {MODEL_NAME: content, BASELINES_NAME: baselines},
-        msgspec.structs.replace(manifest, sha256=digests),
-    )
+    recipe = _Recipe(spec, version, training_date, threshold, seed, workers, on_progress)
+    # The share of the time that goes into the bundle itself; labels take three times as long.
+    share = 1.0 if labels is None else 0.25
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
+        verdicts: dict[float, Verdict] = {}
+        if labels is not None:
+            tried = BUDGETS if budget is None else (budget,)
+            verdicts = _held_out(recipe, readings, labels, tried, Path(folder), 1.0 - share)
+            budget = max(verdicts, key=lambda budget: verdicts[budget].f1)
+        made = _make(
+            recipe, readings, BUDGET if budget is None else budget, Path(folder), 1.0 - share, share
+        )
+        answers = answers_to(made.bundle.pipeline(), readings)
+        metadata = msgspec.structs.replace(
+            made.bundle.manifest.metadata,
+            contamination=round(answers.anomalies / len(readings), 9),
+        )
+        bundle = write_bundle(
+            made.bundle.path,
+            msgspec.structs.replace(made.bundle.manifest, metadata=metadata),
+            made.forest,
+            made.learned,
+        )
+        shutil.move(bundle.path, target)
     on_progress(1.0)
     return TrainingResult(
         path=target,
-        rows=len(inputs),
-        machines=manifest.training.machines,
-        features=inputs.shape[1],
-        threshold=threshold,
-        flagged_share=float((scores < threshold).mean()),
-        parity=parity,
-        model_bytes=len(content),
+        manifest=bundle.manifest,
+        window=format_duration(spec.length_us),
+        episodes=len(answers.episodes()),
+        machine_days=machine_days(readings),
+        verdicts=verdicts,
+        parity=made.parity,
+        size_bytes=sum(file.stat().st_size for file in target.iterdir()),
+        notes=notes,
     )
 
 
@@ -170,32 +195,149 @@ def next_version(known: list[str]) -> str:
     return f"{parts[0]}.{int(parts[1]) + 1}.0"
 
 
-def write_bundle(target: Path, files: Mapping[str, bytes], manifest: Manifest) -> None:
-    """Write a bundle's files and manifest, load them as a worker would, then put them in place.
+def check(spec: ChannelSpec, readings: MachineReadings) -> list[str]:
+    """Notes about channels that say nothing.
 
     Raises:
-        BundleError: a worker would refuse the bundle; nothing is left at ``target``.
+        ConfigError: nothing can be learned from the readings.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
-        new = Path(folder) / "bundle"
-        new.mkdir()
-        for name, content in files.items():
-            (new / name).write_bytes(content)
-        text = tomli_w.dumps(msgspec.to_builtins(manifest))
-        (new / MANIFEST_NAME).write_text(text, encoding="utf-8")
-        load_bundle(new, target.parent)
-        shutil.move(new, target)
+    source = readings.source
+    usable = int((~np.isnan(readings.values).all(axis=1)).sum())
+    if usable < MIN_ROWS:
+        raise ConfigError(
+            f"{source}: {usable} usable readings are too few to train on; give at least "
+            f"{MIN_ROWS}, each with a machine_id, a timestamp and a number."
+        )
+    if interval_us(readings) is None:
+        raise ConfigError(
+            f"{source}: no machine has readings of two different moments; give a history."
+        )
+    notes, moves = [], False
+    for channel, column in zip(spec.continuous, readings.values.T, strict=True):
+        known = column[~np.isnan(column)]
+        if not len(known):
+            notes.append(f"{channel.name}: no reading at all, so it is not watched")
+        elif (known == known[0]).all():
+            notes.append(f"{channel.name}: always {known[0]:g}, so it is not watched")
+        else:
+            moves = True
+    if not moves:
+        raise ConfigError(
+            f"{source}: no channel ever changes, so there is nothing to learn; give a history of "
+            "machines at work."
+        )
+    return notes
 
 
-def _health(readings: MachineReadings) -> HealthProfile:
+def write_bundle(
+    folder: Path, manifest: Manifest, forest: FittedForest, learned: Learned
+) -> Bundle:
+    """Write a bundle's files, and load them as a worker would.
+
+    Args:
+        manifest: complete but for the hashes.
+
+    Raises:
+        BundleError: a worker would refuse the bundle.
+    """
+    folder.mkdir(exist_ok=True)
+    files = {
+        MODEL_NAME: to_onnx(forest, metadata_props(manifest)),
+        BASELINES_NAME: pack(learned),
+    }
+    digests = Digests(*(hashlib.sha256(content).hexdigest() for content in files.values()))
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    text = tomli_w.dumps(msgspec.to_builtins(msgspec.structs.replace(manifest, sha256=digests)))
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    return load_bundle(folder, folder.parent)
+
+
+class _Made(NamedTuple):
+    """A bundle, what is in its files, and how far its model is from scikit-learn's."""
+
+    bundle: Bundle
+    forest: FittedForest
+    learned: Learned
+    parity: float
+
+
+def _make(
+    recipe: _Recipe,
+    readings: MachineReadings,
+    budget: float,
+    folder: Path,
+    before: float,
+    share: float,
+) -> _Made:
+    """Learn from readings and write a bundle into ``folder``.
+
+    Args:
+        before, share: of the whole training, what was done before and what this is of it.
+    """
+    spec = recipe.spec
+    fitted = fit(
+        spec,
+        readings,
+        seed=recipe.seed,
+        workers=min(recipe.workers, 1 + len(readings) // ROWS_PER_WORKER),
+        on_progress=lambda done: recipe.on_progress(before + FIT_SHARE * share * done),
+    )
+    inputs, scores, parity = _check_parity(fitted)
+    manifest = Manifest(
+        format=FORMAT,
+        version=recipe.version,
+        budget=budget,
+        threshold=recipe.threshold,
+        sha256=Digests(model="0" * 64, baselines="0" * 64),
+        metadata=Metadata(
+            author=AUTHOR,
+            description=f"Baselines and an isolation forest of {TREES} trees for {spec.name}",
+            training_date=recipe.training_date,
+            contamination=0.0,
+        ),
+        training=_described(readings, recipe.seed),
+        spec=spec.to_dict(),
+        feature=_features(spec, fitted),
+        golden=_golden(inputs, scores),
+    )
+    learned = Learned(fitted.baselines, _profile(readings), fitted.codes)
+    bundle = write_bundle(folder / "bundle", manifest, fitted.forest, learned)
+    return _Made(bundle, fitted.forest, learned, parity)
+
+
+def _held_out(
+    recipe: _Recipe,
+    readings: MachineReadings,
+    labels: pl.DataFrame,
+    budgets: Sequence[float],
+    folder: Path,
+    share: float,
+) -> dict[float, Verdict]:
+    """What labels say of budgets, each half of the data judged by a bundle of the other half.
+
+    A bundle knows the faults of its own training data, so it cannot be judged by them.
+    """
+    found: dict[float, list[pl.DataFrame]] = {budget: [] for budget in budgets}
+    earlier, later = (replace(half, source=f"half of {half.source}") for half in halves(readings))
+    for i, (history, rest) in enumerate(((earlier, later), (later, earlier))):
+        check(recipe.spec, history)
+        bundle = _make(recipe, history, budgets[0], folder, i * share / 2, share / 4).bundle
+        for k, budget in enumerate(budgets):
+            pipeline = bundle.pipeline(budget=budget, threshold=recipe.threshold)
+            found[budget].append(answers_to(pipeline, rest).episodes())
+            recipe.on_progress(share * (i / 2 + 0.25 + (k + 1) / len(budgets) / 4))
+    return {budget: judge(labels, pl.concat(parts)) for budget, parts in found.items()}
+
+
+def _profile(readings: MachineReadings) -> HealthProfile:
     return learn_profile(readings.machine_ids, readings.starts, readings.times_us, readings.values)
 
 
-def _described(readings: MachineReadings, rows: int, seed: int) -> TrainingData:
+def _described(readings: MachineReadings, seed: int) -> TrainingData:
     return TrainingData(
         source=readings.source,
-        rows=rows,
+        rows=len(readings),
         machines=len(readings.machine_ids),
         start=format_time_us(int(readings.times_us.min())),
         end=format_time_us(int(readings.times_us.max())),
@@ -204,48 +346,29 @@ def _described(readings: MachineReadings, rows: int, seed: int) -> TrainingData:
     )
 
 
-def _score(
-    content: bytes, inputs: NDArray[np.float32], on_progress: Callable[[float], None]
-) -> Floats:
-    """Scores (n,) by the exported graph, which is what a worker compares with the threshold."""
-    model = OnnxModel(open_session(content, Path(MODEL_NAME), threads=1))
-    parts = []
-    for start in range(0, len(inputs), BATCH_ROWS):
-        parts.append(model(inputs[start : start + BATCH_ROWS]))
-        on_progress((start + BATCH_ROWS) / (len(inputs) + BATCH_ROWS))
-    return np.concatenate(parts).astype(np.float64)
+def _features(spec: ChannelSpec, fitted: Fitted) -> list[Feature]:
+    columns = zip(spec.feature_names, spec.feature_units, fitted.expected.tolist(), strict=True)
+    return [Feature(name=name, unit=unit, expected=value) for name, unit, value in columns]
 
 
-def _parity(forest: FittedForest, inputs: NDArray[np.float32], scores: Floats) -> float:
-    rows = np.unique(np.linspace(0, len(inputs) - 1, PARITY_ROWS).astype(np.int64))
-    wanted = forest.score_samples(inputs[rows])
-    worst = float(np.max(np.abs(scores[rows] - wanted) / np.abs(wanted)))
+def _check_parity(fitted: Fitted) -> tuple[NDArray[np.float32], Floats, float]:
+    """Some inputs (k, F), their scores (k,) by the exported graph, and their largest error.
+
+    Raises:
+        BundleError: they are too far from scikit-learn's.
+    """
+    model = OnnxModel(open_session(to_onnx(fitted.forest, {}), Path(MODEL_NAME), threads=1))
+    rows = np.unique(np.linspace(0, len(fitted.inputs) - 1, PARITY_ROWS).astype(np.int64))
+    inputs = fitted.inputs[rows]
+    scores = model(inputs).astype(np.float64)
+    wanted = fitted.forest.score_samples(inputs)
+    worst = float(np.max(np.abs(scores - wanted) / np.abs(wanted)))
     if not worst <= PARITY_RTOL:
         raise BundleError(
             f"the exported model differs from scikit-learn by {worst:.1e} of the score; "
             "this combination of onnx, onnxruntime and scikit-learn cannot be used."
         )
-    return worst
-
-
-def _learned_features(spec: ChannelSpec, features: Floats) -> list[Feature]:
-    """Expected value and spread of each feature.
-
-    The spread is the larger of two robust standard deviations, from the median
-    absolute deviation and from the range of the middle 98 %, because features such as
-    tool wear are far from normal; never zero, for features that never moved.
-    """
-    expected = np.median(features, axis=0)
-    mad = np.median(np.abs(features - expected), axis=0)
-    low, high = np.quantile(features, [0.01, 0.99], axis=0)
-    floor = np.maximum(1e-6 * np.abs(expected), 1e-9)
-    spread = np.maximum.reduce([1.4826 * mad, (high - low) / 4.65, floor])
-    return [
-        Feature(name=name, expected=_short(e), spread=_short(s), unit=unit)
-        for name, unit, e, s in zip(
-            spec.feature_names, spec.feature_units, expected, spread, strict=True
-        )
-    ]
+    return inputs, scores, worst
 
 
 def _golden(inputs: NDArray[np.float32], scores: Floats) -> list[Golden]:
@@ -259,7 +382,3 @@ def _golden(inputs: NDArray[np.float32], scores: Floats) -> list[Golden]:
         )
         for row in rows
     ]
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")

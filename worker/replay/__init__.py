@@ -1,0 +1,1 @@
+"""Recorded readings through the worker's own pipeline."""

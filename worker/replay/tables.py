@@ -1,0 +1,163 @@
+"""The answers of the pipeline as tables: scores, episodes and the health of sensors.
+
+Owns the columns of what a backtest writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from worker.core.channels import ChannelSpec
+from worker.core.explanation import channel_contributions
+from worker.core.outgoing import Outputs
+
+MAX_CHANNELS = 5
+"""How many channels are listed, at most."""
+
+MOMENT = pl.Datetime("us", "UTC")
+
+SCORES: dict[str, Any] = {
+    "machine_id": pl.String,
+    "timestamp": MOMENT,
+    "anomaly_score": pl.Float64,
+    "threshold": pl.Float64,
+    "is_anomaly": pl.Boolean,
+    "top_channels": pl.List(pl.String),
+}
+EPISODES: dict[str, Any] = {
+    "episode_id": pl.String,
+    "machine_id": pl.String,
+    "opened_at": MOMENT,
+    "closed_at": MOMENT,
+    "severity": pl.String,
+    "top_channels": pl.List(pl.String),
+}
+HEALTH: dict[str, Any] = {
+    "condition_id": pl.String,
+    "machine_id": pl.String,
+    "kind": pl.String,
+    "channel": pl.String,
+    "opened_at": MOMENT,
+    "closed_at": MOMENT,
+}
+
+
+class Answers:
+    """Gathers what the pipeline says of n readings.
+
+    Args:
+        spec: of the bundle.
+        count: n.
+    """
+
+    def __init__(self, spec: ChannelSpec, count: int) -> None:
+        self._spec = spec
+        self._names = np.array([*(c.name for c in spec.continuous), *(c.name for c in spec.events)])
+        self._score = np.full(count, np.nan)
+        self._threshold = np.full(count, np.nan)
+        self._top = np.full((count, min(MAX_CHANNELS, len(self._names))), -1, np.int32)
+        self._told: dict[str, dict[str, dict[str, Any]]] = {
+            "anomaly-episodes": {},
+            "sensor-health": {},
+        }
+
+    @property
+    def scored(self) -> int:
+        """How many readings were scored."""
+        return int((~np.isnan(self._score)).sum())
+
+    @property
+    def anomalies(self) -> int:
+        """How many readings are anomalies."""
+        return int((self._score < self._threshold).sum())
+
+    def take(self, at: NDArray[np.int64], outputs: Outputs) -> None:
+        """Keep what was said of the readings at positions (k,)."""
+        for part in outputs.scored_events:
+            rows = at[part.rows]
+            self._score[rows] = part.scores.anomaly_score
+            self._threshold[rows] = part.scores.threshold
+            self._top[rows] = self._ranked(part.scores.contributions)
+        for record in outputs.records:
+            latest = self._told.get(record.stream)
+            if latest is not None:
+                message = msgspec.json.decode(record.value)
+                latest[message["id"]] = message
+
+    def scores(self, recorded: pl.DataFrame, rows: NDArray[np.int64]) -> pl.DataFrame:
+        """A row for each row of the recording; see ``SCORES``.
+
+        Args:
+            recorded: N rows with ``machine_id`` and ``timestamp``.
+            rows: (n,) where each reading stood among them.
+        """
+        answers = pl.DataFrame(
+            {
+                "row": rows.astype(np.uint32),
+                "anomaly_score": pl.Series(self._score).fill_nan(None),
+                "threshold": pl.Series(self._threshold).fill_nan(None),
+                # The comparison that defines an anomaly; false where there is no score.
+                "is_anomaly": self._score < self._threshold,
+                "top_channels": self._top_channels(),
+            }
+        )
+        return (
+            recorded.select("machine_id", "timestamp")
+            .with_row_index("row")
+            .join(answers, on="row", how="left", maintain_order="left")
+            .with_columns(
+                pl.col("is_anomaly").fill_null(False), pl.col("top_channels").fill_null([])
+            )
+            .drop("row")
+        )
+
+    def episodes(self) -> pl.DataFrame:
+        """A row for each episode, in the order of opening; see ``EPISODES``."""
+        told = self._told["anomaly-episodes"].values()
+        return _table(
+            EPISODES,
+            [
+                {
+                    **one,
+                    "episode_id": one["id"],
+                    "top_channels": [c["channel"] for c in one["causes"]],
+                }
+                for one in told
+            ],
+        )
+
+    def health(self) -> pl.DataFrame:
+        """A row for each condition, in the order of opening; see ``HEALTH``."""
+        told = self._told["sensor-health"].values()
+        return _table(HEALTH, [{**one, "condition_id": one["id"]} for one in told])
+
+    def _ranked(self, contributions: NDArray[np.float32]) -> NDArray[np.int32]:
+        """The channels (k, 5) that contributed most, -1 where fewer did."""
+        shares = channel_contributions(self._spec, contributions)
+        order = np.argsort(-shares, axis=1, kind="stable")[:, : self._top.shape[1]]
+        some = np.take_along_axis(shares, order, axis=1) > 0.0
+        return np.where(some, order, -1).astype(np.int32)
+
+    def _top_channels(self) -> pl.Series:
+        names = pl.Series([*self._names.tolist(), None], dtype=pl.String)
+        columns = {
+            f"{i}": names.gather(self._top[:, i] % len(names)) for i in range(self._top.shape[1])
+        }
+        lists = pl.concat_list(pl.all()).list.drop_nulls()
+        return pl.DataFrame(columns).select(lists.alias("top_channels")).to_series()
+
+
+def _table(schema: dict[str, Any], rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """Messages as a table with the columns of ``schema``; moments are text in them."""
+    text = {name: pl.String if kind == MOMENT else kind for name, kind in schema.items()}
+    moments = [name for name, kind in schema.items() if kind == MOMENT]
+    frame = pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=text)
+    return frame.with_columns(
+        pl.col(moments).str.to_datetime(time_unit="us", time_zone="UTC")
+    ).sort("opened_at", "machine_id", maintain_order=True)
