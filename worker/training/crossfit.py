@@ -269,6 +269,7 @@ def out_of_fold(
             np.zeros((1, STREAMS, count), np.float32),
             out,
             np.empty((fold.stop, count)),
+            np.empty((fold.stop, count), np.float32),
             np.empty(fold.stop, np.float32),
         )
         found[fold] = out[fold]

@@ -15,7 +15,6 @@ from worker.core.detection.baselines import (
     FOREST,
     INTERVAL_US,
     PRIOR,
-    RESIDUAL,
     STREAMS,
     WINDOW,
     Baselines,
@@ -45,7 +44,8 @@ class Scores(NamedTuple):
         confidence: (n,) probability that a normal reading would have been less
             abnormal; lower while the machine warms up.
         contributions: (n, D) >= 0.
-        expected: (n, D) in the signal's unit.
+        expected: (n, D) in the signal's unit, by the machine's own level or by its other
+            signals, whichever the value is farther from.
         deviation: (n, D) distance from the expected value, in standard deviations.
         experience: (n,) share of the warm-up that is done, 1 for machines of the training.
     """
@@ -130,8 +130,11 @@ class Detector:
         signals: Floats,
         maintained: NDArray[np.bool_],
         relearn: NDArray[np.bool_],
-    ) -> tuple[NDArray[np.float32], Floats, NDArray[np.float32]]:
-        """Streams (n, STREAMS, D), expected values (n, D) and experience (n,) of events.
+    ) -> tuple[NDArray[np.float32], Floats, NDArray[np.float32], NDArray[np.float32]]:
+        """Streams (n, STREAMS, D) of events, and what ``Scores`` says of them.
+
+        Returns:
+            Streams, then ``expected``, ``deviation`` and ``experience``.
 
         Args:
             machines: (n,) table rows.
@@ -142,7 +145,7 @@ class Detector:
         """
         known = self.baselines
         out = np.empty((len(signals), STREAMS, signals.shape[1]), np.float32)
-        expected = np.empty(signals.shape)
+        expected, deviation = np.empty(signals.shape), np.empty(signals.shape, np.float32)
         experience = np.empty(len(signals), np.float32)
         streams.follow(
             machines,
@@ -163,9 +166,10 @@ class Detector:
             table["streams"],
             out,
             expected,
+            deviation,
             experience,
         )
-        return out, expected, experience
+        return out, expected, deviation, experience
 
     def score(
         self,
@@ -183,7 +187,7 @@ class Detector:
             aggregates: (n, C, 5) of their windows; see :func:`worker.core.windows.aggregate`.
             machines, times_us, signals, maintained, relearn: as in :meth:`follow`.
         """
-        found, expected, experience = self.follow(
+        found, expected, deviation, experience = self.follow(
             table, machines, times_us, signals, maintained, relearn
         )
         values = signals[:, : len(self.spec.continuous)]
@@ -225,6 +229,6 @@ class Detector:
             confidence,
             contributions,
             expected,
-            found[:, RESIDUAL].copy(),
+            deviation,
             experience,
         )

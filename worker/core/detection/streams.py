@@ -228,7 +228,7 @@ _FOLLOW = (
     "void(i8[::1], i8[::1], f8[:, ::1], b1[::1], b1[::1],"
     "f8[:, ::1], f8[:, ::1], f4[:, :, ::1], i4[:, ::1], f4[:, :, ::1], f4[:, :, ::1], f8[:, ::1],"
     "i4[::1], i4[:, ::1], f8[:, :, ::1], f4[:, :, ::1],"
-    "f4[:, :, ::1], f8[:, ::1], f4[::1])"
+    "f4[:, :, ::1], f8[:, ::1], f4[:, ::1], f4[::1])"
 )
 
 
@@ -252,6 +252,7 @@ def follow(  # type: ignore[no-untyped-def]
     state,
     streams,
     expected,
+    deviation,
     experience,
 ):
     """Follow events in arrival order; see the module for what the streams are.
@@ -267,7 +268,9 @@ def follow(  # type: ignore[no-untyped-def]
         baseline: (M,) row of the baselines of each row of the table.
         learned, place, state: see ``FIELDS``; in and out.
         streams: (n, STREAMS, D) in standard deviations, 0 where missing; out.
-        expected: (n, D) in the signal's unit; out.
+        expected, deviation: (n, D) what the signal should be, in its unit, by its own level or by
+            the other signals, whichever it is farther from; and how far it is from that in
+            standard deviations, 0 where missing; out.
         experience: (n,) share of the warm-up that is done; out.
     """
     count = values.shape[1]
@@ -311,9 +314,14 @@ def follow(  # type: ignore[no-untyped-def]
                 if other >= 0:
                     from_others += np.float64(weights[k, j, s]) * y[other]
             precision = np.float64(signals[k, PRECISION, j])
-            from_level = (state[m, RESIDUAL, j] - from_others) / precision
-            wanted = usual[j] + signals[k, MEAN, j] + from_level
-            expected[i, j] = used[0, j] + used[1, j] * wanted
+            mean, level = np.float64(signals[k, MEAN, j]), np.float64(state[m, RESIDUAL, j])
+            wanted = mean + (level - from_others) / precision
+            distance = (z[j] - wanted) * precision / signals[k, SD + RESIDUAL, j]
+            from_own = (z[j] - mean) / signals[k, SD + NORMALISED, j]
+            if abs(from_own) > abs(distance):
+                wanted, distance = mean, from_own
+            expected[i, j] = used[0, j] + used[1, j] * (usual[j] + wanted)
+            deviation[i, j] = 0.0 if np.isnan(distance) else distance
             if np.isnan(z[j]):
                 streams[i, :, j] = 0.0
                 continue
