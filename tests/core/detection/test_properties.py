@@ -222,3 +222,26 @@ def test_any_cut_of_a_stream_gives_the_same_scores(
         whole = np.concatenate(pieces)
         for m, name in enumerate(names):
             np.testing.assert_array_equal(whole[m :: len(names)], scores[name][column])
+
+
+def test_a_channel_that_only_seems_wrong_because_another_moved_is_not_the_cause() -> None:
+    rng = np.random.default_rng(5)
+    rows = pump(rng, TRAINED + TESTED)
+    rows[TRAINED + 100 :, 1] += 5.0
+    found = score(make_spec(), learn(make_spec(), {"m": rows[:TRAINED]}), {"m": rows[TRAINED:]})[
+        "m"
+    ]
+    anomalies = np.flatnonzero(found.anomaly_score < found.threshold)
+    assert len(anomalies) > 300
+    assert (found.contributions[anomalies].argmax(axis=1) == 1).mean() > 0.98
+
+
+def test_deviations_point_from_what_is_expected_to_the_value(
+    fleet: Fleet, scores: dict[str, Scores]
+) -> None:
+    for name, found in scores.items():
+        distance = fleet.tested[name] - found.expected
+        there = ~np.isnan(distance)
+        np.testing.assert_array_equal(np.sign(distance[there]), np.sign(found.deviation[there]))
+        assert not found.deviation[~there].any()
+        assert np.isfinite(found.expected).all()

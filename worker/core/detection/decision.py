@@ -62,8 +62,6 @@ COLD_FACTOR = 2.0
 _L_KNOTS = np.array([0.30103, 0.69897, 1.0, 1.30103, 1.69897])
 _LN10 = 2.302585092994046
 _KNOWN = np.array(KNOWN)
-_FAMILY_OF = np.array([PEAK, SHAPE, SHORT, LONG, MARGINAL])
-"""The family whose calibration a stream of a single signal is held against."""
 
 
 @njit("f8(f8, f4[::1])", cache=True, nogil=True)
@@ -134,19 +132,41 @@ def combine(families, calibration, tails):  # type: ignore[no-untyped-def]
     return np.cbrt(total) ** 2
 
 
-@njit("void(f4[:, ::1], f4[:, ::1], f8[::1], f8[:, ::1], f4[::1])", cache=True, nogil=True)
-def _contribute(streams, calibration, tails, shares, contributions):  # type: ignore[no-untyped-def]
-    """Write what each signal adds to the evidence: the root of the sum of squared L."""
+@njit(
+    "void(f4[:, ::1], f4[:, ::1], f4[:, ::1], f8[::1], f8[:, ::1], f4[::1])",
+    cache=True,
+    nogil=True,
+)
+def _contribute(  # type: ignore[no-untyped-def]
+    streams, signals, calibration, tails, shares, contributions
+):
+    """Write what each signal adds to the evidence: the root of the sum of squared L.
+
+    The evidence of residuals is divided like the square of Mahalanobis' distance, which is the
+    sum over signals of the value times the residual: a signal that is where it always is,
+    and only seems wrong because another one moved, adds nothing.
+    """
     count = streams.shape[1]
-    positive = 0.0
+    fast = 0.0
+    slow = 0.0
     for j in range(count):
-        positive += max(shares[SHAPE, j], 0.0)
+        fast += max(shares[SHAPE, j], 0.0)
+        contributions[j] = max(
+            np.float64(streams[SLOW_NORMALISED, j])
+            * np.float64(signals[SD + SLOW_NORMALISED, j])
+            * np.float64(streams[SLOW_SHORT, j])
+            * np.float64(signals[SD + SLOW_SHORT, j])
+            * np.float64(signals[PRECISION, j]),
+            0.0,
+        )
+        slow += contributions[j]
     for j in range(count):
         total = shares[PEAK, j] ** 2
-        if positive > 0.0:
-            total += max(shares[SHAPE, j], 0.0) / positive * tails[SHAPE] ** 2
-        for s in range(SLOW_SHORT, SLOW_NORMALISED + 1):
-            total += tail(abs(np.float64(streams[s, j])), calibration[_FAMILY_OF[s]]) ** 2
+        total += tail(abs(np.float64(streams[SLOW_NORMALISED, j])), calibration[MARGINAL]) ** 2
+        if fast > 0.0:
+            total += max(shares[SHAPE, j], 0.0) / fast * tails[SHAPE] ** 2
+        if slow > 0.0:
+            total += contributions[j] / slow * (tails[SHORT] ** 2 + tails[LONG] ** 2)
         contributions[j] = np.sqrt(total)
 
 
@@ -247,7 +267,7 @@ def decide(  # type: ignore[no-untyped-def]
         trust = np.float64(experience[i])
         scores[i] = score_of(state)
         confidence[i] = (1.0 - 10.0**-state) * trust
-        _contribute(streams[i], calibration[k], evidence, shares, contributions[i])
+        _contribute(streams[i], signals[k], calibration[k], evidence, shares, contributions[i])
         if maintained[i]:
             thresholds[i] = -1.0
             calm[m] = 0
