@@ -10,6 +10,7 @@ from load.detection.cases import Frame, runs
 from load.detection.detectors import CLOSING_ROWS, Detections, Episode, bridged, rank_channels
 from worker.core.channels import ChannelSpec
 from worker.core.detection.detector import Detector, Scores
+from worker.core.explanation import channel_contributions
 from worker.core.features import mask_impossible
 from worker.core.state import PartitionState
 from worker.core.table import MachineTable
@@ -30,7 +31,7 @@ class DriftDetector:
         scores = self.scores(test, budget)
         abnormal = scores.anomaly_score < scores.threshold
         names = [channel.name for channel in self._spec.continuous]
-        shares = self._by_channel(scores.contributions)
+        shares = channel_contributions(self._spec, scores.contributions)
         tops: list[tuple[str, ...]] = [()] * len(abnormal)
         for row, top in rank_channels(shares, names, np.flatnonzero(abnormal)).items():
             tops[row] = top
@@ -67,17 +68,6 @@ class DriftDetector:
         detector.begin(table, rows, names.tolist())
         never = np.zeros(len(signals), np.bool_)
         return detector.score(table, machines, test.times_us, signals, aggregates, never, never)
-
-    def _by_channel(self, contributions: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(n, D) -> (n, C): a derived signal's goes to its operands, in proportion to theirs."""
-        channels = len(self._spec.continuous)
-        own = contributions[:, :channels].astype(np.float64) + 1e-9
-        shares = own.copy()
-        for d, (a, b) in enumerate(self._spec.operands):
-            part = contributions[:, channels + d] / (own[:, a] + own[:, b])
-            shares[:, a] += part * own[:, a]
-            shares[:, b] += part * own[:, b]
-        return shares
 
 
 def _readings(spec: ChannelSpec, frame: Frame) -> MachineReadings:
