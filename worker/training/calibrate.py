@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -66,11 +65,12 @@ def own_weights(machines: Floats) -> Floats:
     return weights
 
 
-def calibrate(baselines: Baselines, samples: list[Sample], pool_map: Map) -> None:
+def calibrate(baselines: Baselines, samples: list[Sample], widening: Floats, pool_map: Map) -> None:
     """Fill in calibrations, and what the surprise score knows at first.
 
     Args:
         samples: of the machines of the baselines.
+        widening: (K+1, D) by how much tails of normalised values are longer than they look.
         pool_map: applies a function to a list, in order.
     """
     weights = own_weights(baselines.machines)
@@ -78,6 +78,7 @@ def calibrate(baselines: Baselines, samples: list[Sample], pool_map: Map) -> Non
     tails = list(pool_map(_signal_tails, [sample.streams for sample in samples]))
     gaussian = _tail_by(lambda p: UNSURE * stats.norm.isf(p / 2.0))
     _draw(baselines.tails, tails, np.tile(gaussian, (baselines.scale.shape[1], 1)), weights)
+    baselines.tails[:, :, -1] *= widening
     jobs = [
         (sample, baselines.signals[k], baselines.tails[k], float(moving[k]))
         for k, sample in enumerate(samples, 1)
@@ -88,7 +89,7 @@ def calibrate(baselines: Baselines, samples: list[Sample], pool_map: Map) -> Non
     states = []
     for k, found in enumerate(families, 1):
         evidence = np.zeros(found.shape)
-        states.append(_tail_of(_combine(found, baselines.calibration[k], evidence)))
+        states.append(_tail_of(decision.combine_all(found, baselines.calibration[k], evidence)))
         for i, f in enumerate(KNOWN):
             bins = [decision.bin_of(length) for length in evidence[:, f]]
             baselines.known[k, i] = np.bincount(bins, minlength=BINS)
@@ -157,22 +158,5 @@ def _families(
 ) -> Floats:
     sample, signals, tails, moving = job
     streams = np.ascontiguousarray(sample.streams)
-    found: Floats = _summarise(streams, sample.forest, signals, tails, moving)
+    found: Floats = decision.summarise_all(streams, sample.forest, signals, tails, moving)
     return found
-
-
-@njit("f8[:, ::1](f4[:, :, ::1], f4[::1], f4[:, ::1], f4[:, ::1], f8)", cache=True, nogil=True)
-def _summarise(streams, forest, signals, tails, moving):  # type: ignore[no-untyped-def]
-    families = np.zeros((streams.shape[0], FAMILIES))
-    shares = np.zeros((2, streams.shape[2]))
-    for i in range(streams.shape[0]):
-        decision.summarise(streams[i], forest[i], signals, tails, moving, families[i], shares)
-    return families
-
-
-@njit("f8[::1](f8[:, ::1], f4[:, ::1], f8[:, ::1])", cache=True, nogil=True)
-def _combine(families, calibration, evidence):  # type: ignore[no-untyped-def]
-    combined = np.zeros(families.shape[0])
-    for i in range(families.shape[0]):
-        combined[i] = decision.combine(families[i], calibration, evidence[i])
-    return combined

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +140,22 @@ def covariance(y: Floats, rows: float, moving: NDArray[np.bool_]) -> Floats:
     shrink = float(np.clip((channels + 1) / (neff + channels + 1), 0.02, 0.9))
     s = np.atleast_2d(np.cov(y, rowvar=False, bias=True))
     return (1 - shrink) * s + np.diag(shrink * np.diag(s) + 1e-3)
+
+
+def memory_of(x: NDArray[Any], window: float) -> Floats:
+    """Over how many rows each series (n, ...) remembers itself, as autoregressions of order 1.
+
+    Seen both from row to row and from mean to mean of a quarter of the window, because slow
+    wander hides behind fast noise.
+    """
+    memory: Floats = np.ones(x.shape[1:])
+    for step in (1, max(round(window / 4), 1)):
+        blocks = len(x) // step
+        means = x[: blocks * step].reshape(blocks, step, *x.shape[1:]).mean(1, dtype=np.float64)
+        phi = (means[1:] * means[:-1]).sum(axis=0) / np.maximum((means**2).sum(axis=0), 1e-300)
+        phi = np.clip(phi, 0.0, 0.999)
+        memory = np.maximum(memory, 1.0 + step * ((1.0 + phi) / (1.0 - phi) - 1.0))
+    return memory
 
 
 def neighbours_of(correlation: Floats, moving: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -284,11 +301,13 @@ class Learned:
         baseline: from all rows; its standard deviations are to be set yet.
         streams: (n, STREAMS, D) out of fold, not yet divided by a standard deviation.
         variance: (STREAMS, D) of them around 0.
+        stretches: (STREAMS, D) how many independent values it rests on.
     """
 
     baseline: Baseline
     streams: NDArray[np.float32]
     variance: Floats
+    stretches: Floats
 
 
 def learn(series: Series, place: Place, neighbours: NDArray[np.int32]) -> Learned:
@@ -307,7 +326,8 @@ def learn(series: Series, place: Place, neighbours: NDArray[np.int32]) -> Learne
     ]
     found = out_of_fold(series, parts, neighbours)
     whole = baseline_of(series, every, place, neighbours, seasonal)
-    return Learned(whole, found, np.mean(found.astype(np.float64) ** 2, axis=0))
+    variance = np.mean(found.astype(np.float64) ** 2, axis=0)
+    return Learned(whole, found, variance, len(found) / memory_of(found, series.window))
 
 
 def find_seasons(series: Series, places: list[Place]) -> NDArray[np.bool_]:

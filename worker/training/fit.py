@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from worker.core.channels import ChannelSpec
 from worker.core.codes import CodeBook
@@ -25,12 +26,15 @@ from worker.core.detection.baselines import (
     FAMILIES,
     KNOWN,
     MACHINE_COLUMNS,
+    NORMALISED,
     PRECISION,
     PRIOR,
     PRIOR_ROWS,
+    RESIDUAL,
     SCALE_ROWS,
     SD,
     SEASON_BINS,
+    SHAPE_WEIGHT,
     SIGNAL_COLUMNS,
     STREAMS,
     Baselines,
@@ -114,7 +118,7 @@ def fit(
         for one in pool.map(partial(_learn, fleet.neighbours), jobs):
             learned.append(one)
             on_progress(0.1 + 0.6 * len(learned) / len(long))
-        baselines = _assemble(readings.machine_ids, series, long, fleet, learned)
+        baselines, widening = _assemble(readings.machine_ids, series, long, fleet, learned)
         found = [one.streams / baselines.signals[k, SD:] for k, one in enumerate(learned, 1)]
         inputs, expected = _inputs(spec, [series[k] for k in long], found)
         forest = _fit_forest(spec, inputs, seed)
@@ -123,7 +127,7 @@ def fit(
             Sample(streams, _forest_scores(forest, rows))
             for streams, rows in zip(found, inputs, strict=False)
         ]
-        calibrate(baselines, samples, pool.map)
+        calibrate(baselines, samples, widening[:, NORMALISED], pool.map)
     on_progress(1.0)
     return Fitted(baselines, forest, np.concatenate(inputs), expected, codes)
 
@@ -234,8 +238,12 @@ def _assemble(
     long: list[int],
     fleet: _Fleet,
     learned: list[Learned],
-) -> Baselines:
-    """Pack the prior and the machines with enough rows; calibrations are still to come."""
+) -> tuple[Baselines, Floats]:
+    """Pack the prior and the machines with enough rows; calibrations are still to come.
+
+    Returns:
+        The baselines, and by how much (K+1, STREAMS, D) standard deviations were widened.
+    """
     count = len(fleet.weight)
     known = len(long) + 1
     machines = np.zeros((len(series), MACHINE_COLUMNS))
@@ -253,8 +261,11 @@ def _assemble(
         signals[PRIOR] = np.median(signals[1:], axis=0)
     signals[PRIOR, PRECISION] = precision
     signals[PRIOR, PRIOR_ROWS] = fleet.weight
-    signals[:, SD:] = _deviations(machines, scale > 0.0, learned)
-    return Baselines(
+    signals[:, SD:], widening = _deviations(machines, scale > 0.0, learned)
+    shape = signals[:, [SD + NORMALISED, SD + RESIDUAL]].prod(axis=1)
+    shape /= widening[:, [NORMALISED, RESIDUAL]].prod(axis=1) ** 2
+    signals[:, SHAPE_WEIGHT] = shape * signals[:, PRECISION]
+    baselines = Baselines(
         machine_ids=np.array([names[k] for k in long], np.str_),
         location=np.array([fleet.place.location, *(x.baseline.location for x in learned)]),
         scale=scale,
@@ -269,9 +280,12 @@ def _assemble(
         calibration=np.zeros((known, FAMILIES + 1, CALIBRATION_COLUMNS), np.float32),
         known=np.zeros((known, len(KNOWN), BINS), np.float32),
     )
+    return baselines, widening
 
 
-def _deviations(machines: Floats, moving: NDArray[np.bool_], learned: list[Learned]) -> Floats:
+def _deviations(
+    machines: Floats, moving: NDArray[np.bool_], learned: list[Learned]
+) -> tuple[Floats, Floats]:
     """Standard deviations (K+1, STREAMS, D) of the streams, drawn towards the fleet's."""
     floors = np.array([FAST_FLOOR, FAST_FLOOR, SLOW_FLOOR, SLOW_FLOOR, SLOW_FLOOR])[:, None]
     usual = np.full((STREAMS, moving.shape[1]), UNSURE**2)
@@ -283,8 +297,24 @@ def _deviations(machines: Floats, moving: NDArray[np.bool_], learned: list[Learn
     drawn = np.where(measured, weights * variance + (1.0 - weights) * usual, usual)
     drawn = np.where(moving[1:, None], drawn, 1.0)
     squared = np.concatenate([usual[None], drawn])
-    deviations: Floats = np.maximum(np.sqrt(squared), floors)
-    return deviations
+    stretches = np.array([own.stretches for own in learned]).reshape(-1, *usual.shape)
+    if len(learned) >= FEW_MACHINES:
+        stretches += FLEET_ROWS
+    widening = np.ones(squared.shape)
+    widening[1:] = np.where(moving[1:, None], widened(stretches), 1.0)
+    if learned:
+        widening[PRIOR] = np.median(widening[1:], axis=0)
+    return np.maximum(np.sqrt(squared), floors) * widening, widening
+
+
+def widened(stretches: Floats) -> Floats:
+    """By how much a standard deviation is too small that rests on few independent values.
+
+    Student's t against the normal distribution, where one in a thousand is beyond.
+    """
+    p = 1e-3
+    wider: Floats = stats.t.isf(p, np.maximum(stretches, 2.0)) / stats.norm.isf(p)
+    return wider
 
 
 def _inputs(

@@ -18,11 +18,15 @@ from worker.core.errors import BundleError
 PRIOR = 0
 """The row of the fleet prior."""
 
+# Kernels are compiled with the constants below, and not anew when one changes: who changes
+# one has to remove the __pycache__ folders.
+
 # Columns of `signals`, one value a signal.
-MEAN, PRECISION, PRIOR_ROWS, SD = range(4)
+MEAN, PRECISION, PRIOR_ROWS, SHAPE_WEIGHT, SD = range(5)
 """``MEAN`` of the clipped normalised values; ``PRECISION``, the root of the conditional
 precision; ``PRIOR_ROWS``, how many rows the location weighs when a machine learns its own;
-from ``SD`` on the standard deviation of each stream."""
+``SHAPE_WEIGHT``, what a signal's normalised value times its residual counts as; from ``SD``
+on the standard deviation of each stream."""
 STREAMS = 5
 NORMALISED, RESIDUAL, SLOW_SHORT, SLOW, SLOW_NORMALISED = range(STREAMS)
 SIGNAL_COLUMNS = SD + STREAMS

@@ -29,6 +29,7 @@ from worker.core.detection.baselines import (
     ROWS,
     SD,
     SHAPE,
+    SHAPE_WEIGHT,
     SHORT,
     SLOW,
     SLOW_NORMALISED,
@@ -103,13 +104,8 @@ def summarise(  # type: ignore[no-untyped-def]
         own = tail(abs(value), tails[j])
         shares[PEAK, j] = own
         families[PEAK] += own * own * own
-        shares[SHAPE, j] = (
-            value
-            * np.float64(streams[RESIDUAL, j])
-            * np.float64(signals[SD + NORMALISED, j])
-            * np.float64(signals[SD + RESIDUAL, j])
-            * np.float64(signals[PRECISION, j])
-        )
+        residual = np.float64(streams[RESIDUAL, j])
+        shares[SHAPE, j] = signals[SHAPE_WEIGHT, j] * value * residual
         families[SHAPE] += shares[SHAPE, j]
         families[SHORT] = max(families[SHORT], abs(np.float64(streams[SLOW_SHORT, j])))
         families[LONG] = max(families[LONG], abs(np.float64(streams[SLOW, j])))
@@ -130,6 +126,29 @@ def combine(families, calibration, tails):  # type: ignore[no-untyped-def]
             counted = np.maximum(counted - ORDINARY, 0.0)
         total += counted * np.sqrt(counted)
     return np.cbrt(total) ** 2
+
+
+# Loops for training. They are compiled here, because a compiled function is not compiled anew
+# when one that it calls, in another file, has changed.
+
+
+@njit("f8[:, ::1](f4[:, :, ::1], f4[::1], f4[:, ::1], f4[:, ::1], f8)", cache=True, nogil=True)
+def summarise_all(streams, forest, signals, tails, moving):  # type: ignore[no-untyped-def]
+    """Families (n, FAMILIES) of the events of one machine; see :func:`summarise`."""
+    families = np.zeros((streams.shape[0], FAMILIES))
+    shares = np.zeros((2, streams.shape[2]))
+    for i in range(streams.shape[0]):
+        summarise(streams[i], forest[i], signals, tails, moving, families[i], shares)
+    return families
+
+
+@njit("f8[::1](f8[:, ::1], f4[:, ::1], f8[:, ::1])", cache=True, nogil=True)
+def combine_all(families, calibration, tails):  # type: ignore[no-untyped-def]
+    """Combinations (n,) of the families of n events; see :func:`combine`."""
+    combined = np.zeros(families.shape[0])
+    for i in range(families.shape[0]):
+        combined[i] = combine(families[i], calibration, tails[i])
+    return combined
 
 
 @njit(
