@@ -539,6 +539,12 @@ def test_messages_say_it_in_plain_words() -> None:
     )
 
 
+def test_the_value_of_a_glitch_is_told_as_it_was_sent() -> None:
+    health = Health(spec(), profile())
+    told = run(one_machine([*ordinary(20), -273.16, *ordinary(9)]), health).transitions[0]
+    assert sensor_health(health.spec, health.profile, told, "press-1").value == -273.16
+
+
 def test_a_message_names_channel_value_and_times() -> None:
     health = Health(spec(), profile())
     result = run(one_machine([*ordinary(20), *[55.5] * 30]), health)

@@ -104,6 +104,10 @@ def test_sensor_faults_are_told_within_a_window_and_open_no_episode(
             tells(message, fault, fault.end_us + 60_000_000 - fault.start_us)
             for fault in told.faults
         ), message
+    impossible = [
+        m for m in told.health if m["kind"] in KINDS["glitch"] and m["status"] == "opened"
+    ]
+    assert all(isinstance(message["value"], float) for message in impossible)
     because_of_a_sensor = [
         (episode["machine_id"], episode["opened_at"], episode["reason"], fault)
         for episode in told.episodes

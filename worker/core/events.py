@@ -90,8 +90,9 @@ class Readings:
         machine_ids: n ids as UTF-8.
         times_us: (n,) event times.
         record_times_us: (n,) Kafka timestamps of their records.
-        values: (n, C) readings, NaN where missing or impossible.
-        impossible: (n, C) where a reading was outside its channel's physical range.
+        values: (n, C) readings as they were sent, NaN where missing.
+        impossible: (n, C) where a reading is outside its channel's physical range; what
+            stands in ``values`` there is only to be told.
         categories: for each categorical channel, n values or None.
         codes: for each event channel, n codes or None.
         notices: announcements of planned maintenance, by position among the n.
@@ -158,7 +159,7 @@ class EventDecoder:
             # The key of a usable event is its machine_id, already encoded.
             machine_ids=pick(_picker(rows, len(chunk))(chunk.keys)),
             times_us=times_us[keep],
-            values=values[keep],
+            values=raw[keep],
             record_times_us=records_us[keep],
             impossible=(np.isnan(values) & ~np.isnan(raw))[keep],
             categories={c.name: pick(columns[c.name]) for c in self._spec.categorical},

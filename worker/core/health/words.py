@@ -28,7 +28,10 @@ def sensor_health(
     opened_at = format_time_us(transition.opened_us)
     names = [machine_id + "@" + opened_at, transition.kind, *([channel.name] if channel else [])]
     is_open = transition.closed_us is None
-    has_value = channel is not None and math.isfinite(transition.figure)
+    value = transition.figure
+    if transition.kind == "glitch":  # which is kept in single precision
+        value = float(f"{value:.7g}")
+    has_value = channel is not None and math.isfinite(value)
     return SensorHealth(
         id="/".join(names),
         machine_id=machine_id,
@@ -37,7 +40,7 @@ def sensor_health(
         status="opened" if is_open else "closed",
         opened_at=opened_at,
         closed_at=None if transition.closed_us is None else format_time_us(transition.closed_us),
-        value=transition.figure if has_value else None,
+        value=value if has_value else None,
         unit=channel.unit if channel else "",
         detail=_began(profile, transition, channel) if is_open else _ended(transition, channel),
         effect=_effect(transition, channel),
