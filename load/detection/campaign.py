@@ -26,7 +26,7 @@ BUDGET = 0.1
 BUDGETS = {"fleet": 0.01, "simulator": 0.01}
 """Sets with so many quiet machine-days that a smaller one can be measured."""
 NAB_THRESHOLDS = 200
-NAB_BUDGETS = tuple(10.0 ** np.arange(-3.0, 1.6, 0.25))
+NAB_BUDGETS = tuple(10.0 ** np.arange(-3.0, 1.6, 0.5))
 """What is swept on NAB, for the product: its budget; for other detectors, their score."""
 
 

@@ -40,6 +40,20 @@ class Episode(NamedTuple):
     channels: tuple[str, ...]
 
 
+class Condition(NamedTuple):
+    """A sensor, or a machine that is silent, that was reported as unwell.
+
+    Attributes:
+        kind: as on ``sensor-health``.
+        channel: None where it is the whole machine.
+    """
+
+    machine_id: str
+    kind: str
+    channel: str | None
+    opened_us: int
+
+
 class Detections(NamedTuple):
     """What a detector says about n readings.
 
@@ -49,6 +63,7 @@ class Detections(NamedTuple):
         is_anomaly: (n,) whether it did.
         top_channels: (n,) names by contribution; empty where not anomalous.
         episodes: in order of opening.
+        health: empty for detectors that do not tell sensors from machines.
     """
 
     anomaly_score: Floats
@@ -56,6 +71,7 @@ class Detections(NamedTuple):
     is_anomaly: Flags
     top_channels: Sequence[Sequence[str]]
     episodes: Sequence[Episode]
+    health: Sequence[Condition] = ()
 
 
 class Detector(Protocol):

@@ -161,10 +161,31 @@ def event_measures(outcomes: Sequence[Outcome], budget: float) -> dict[str, floa
     if named:
         measures["right_channel_1"] = _share_right(named, 1)
         measures["right_channel_3"] = _share_right(named, 3)
+    sensors = [
+        _reported(event, o)
+        for o in outcomes
+        if o.detections.health
+        for event in o.case.events
+        if event.category == "sensor"
+    ]
+    if sensors:
+        measures["sensor_faults"] = len(sensors)
+        measures["sensor_faults_reported"] = sum(sensors)
     if drifts:
         measures["drifts"] = len(drifts)
         measures["drifts_caught"] = sum(c.delay_us is not None for c in drifts)
     return measures
+
+
+def _reported(event: Event, outcome: Outcome) -> bool:
+    """Whether the sensor's fault was reported while it lasted, or up to one long scale after."""
+    end_us = event.end_us + outcome.case.recovery_us
+    return any(
+        c.machine_id == event.machine_id
+        and (c.channel is None or c.channel in event.channels)
+        and event.start_us <= c.opened_us <= end_us
+        for c in outcome.detections.health
+    )
 
 
 def _caught(outcome: Outcome) -> Sequence[Caught]:

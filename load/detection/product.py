@@ -1,76 +1,69 @@
-"""DriftDetector as a detector: what training learns, and what detection then says."""
+"""DriftDetector as a detector, through the functions that ``train`` and ``backtest`` call."""
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from load.detection.cases import Frame, runs
-from load.detection.detectors import CLOSING_ROWS, Detections, Episode, bridged, rank_channels
+from load.detection.cases import Frame
+from load.detection.detectors import Condition, Detections, Episode
 from worker.core.channels import ChannelSpec
-from worker.core.detection.detector import Detector, Scores
-from worker.core.explanation import channel_contributions
-from worker.core.features import mask_impossible
-from worker.core.state import PartitionState
-from worker.core.table import MachineTable
-from worker.training.fit import fit
-from worker.training.readings import MachineReadings, machine_readings, recording_of
+from worker.models.bundle import Bundle, load_bundle
+from worker.replay.backtest import backtest
+from worker.training.readings import Recording, machine_readings, recording_of
+from worker.training.train import train
+
+DATE = "2026-01-01"
 
 
 class DriftDetector:
     """See :class:`load.detection.detectors.Detector`."""
 
     def fit(self, spec: ChannelSpec, train: Frame, seed: int) -> None:
-        """Learn baselines and the forest."""
-        self._spec = spec
-        self._fitted = fit(spec, _readings(spec, train), seed=seed)
+        """Train a bundle in a temporary folder, and load it."""
+        self._bundle = train_bundle(spec, train, seed)
 
     def detect(self, test: Frame, budget: float) -> Detections:
-        """See :class:`load.detection.detectors.Detector`."""
-        scores = self.scores(test, budget)
-        abnormal = scores.anomaly_score < scores.threshold
-        names = [channel.name for channel in self._spec.continuous]
-        shares = channel_contributions(self._spec, scores.contributions)
-        tops: list[tuple[str, ...]] = [()] * len(abnormal)
-        for row, top in rank_channels(shares, names, np.flatnonzero(abnormal)).items():
-            tops[row] = top
-        episodes = []
-        for machine, rows in test.by_machine().items():
-            for first, last in runs(bridged(abnormal[rows], CLOSING_ROWS)):
-                own = rows[first : last + 1]
-                span = int(test.times_us[own[0]]), int(test.times_us[own[-1]])
-                order = np.argsort(-shares[own[abnormal[own]]].mean(axis=0), kind="stable")
-                episodes.append(Episode(machine, *span, tuple(names[c] for c in order)))
-        episodes.sort(key=lambda episode: (episode.opened_us, episode.machine_id))
-        return Detections(scores.anomaly_score, scores.threshold, abnormal, tops, episodes)
-
-    def scores(self, test: Frame, budget: float) -> Scores:
-        """Scores of readings in order, by machines whose state is fresh."""
-        fitted = self._fitted
-
-        def model(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-            return np.asarray(fitted.forest.score_samples(inputs), np.float32)
-
-        detector = Detector(
-            self._spec, fitted.baselines, fitted.codes, model, fitted.expected, budget=budget
+        """Backtest from fresh state."""
+        bundle = dataclasses.replace(self._bundle, budget=budget)
+        found = backtest(bundle, _recording(bundle.spec, test))
+        scores = found.scores
+        return Detections(
+            scores["anomaly_score"].fill_null(np.nan).to_numpy(),
+            scores["threshold"].fill_null(np.nan).to_numpy(),
+            scores["is_anomaly"].fill_null(value=False).to_numpy(),
+            [tuple(names or ()) for names in scores["top_channels"].to_list()],
+            [
+                Episode(machine_id, opened_us, closed_us, tuple(channels))
+                for machine_id, opened_us, closed_us, channels in found.episodes.select(
+                    "machine_id",
+                    pl.col("opened_at").dt.epoch("us"),
+                    pl.col("closed_at").fill_null(scores["timestamp"].max()).dt.epoch("us"),
+                    "top_channels",
+                ).iter_rows()
+            ],
+            [
+                Condition(*row)
+                for row in found.health.select(
+                    "machine_id", "kind", "channel", pl.col("opened_at").dt.epoch("us")
+                ).iter_rows()
+            ],
         )
-        values = mask_impossible(self._spec, test.values)
-        signals = detector.signals(values, [])
-        state = PartitionState(self._spec)
-        places = state.indices([name.encode() for name in test.machine_ids.tolist()])
-        aggregates, _ = state.add(places, test.times_us, values)
-        names, machines = np.unique(test.machine_ids, return_inverse=True)
-        lengths = {"channel": test.values.shape[1], "signal": signals.shape[1]}
-        table = MachineTable(detector.fields, lengths, len(names))
-        rows = np.arange(len(names))
-        table.reset(rows)
-        detector.begin(table, rows, names.tolist())
-        never = np.zeros(len(signals), np.bool_)
-        return detector.score(table, machines, test.times_us, signals, aggregates, never, never)
 
 
-def _readings(spec: ChannelSpec, frame: Frame) -> MachineReadings:
+def train_bundle(spec: ChannelSpec, frame: Frame, seed: int) -> Bundle:
+    """A bundle trained on readings, as ``driftdetector train`` makes it."""
+    readings = machine_readings(_recording(spec, frame), spec)
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(spec, readings, Path(folder), training_date=DATE, seed=seed)
+        return load_bundle(str(result.path), Path(folder))
+
+
+def _recording(spec: ChannelSpec, frame: Frame) -> Recording:
     columns = {c.name: frame.values[:, i] for i, c in enumerate(spec.continuous)}
     table = pl.DataFrame(
         {
@@ -79,4 +72,4 @@ def _readings(spec: ChannelSpec, frame: Frame) -> MachineReadings:
             **columns,
         }
     )
-    return machine_readings(recording_of(table, spec, "benchmark"), spec)
+    return recording_of(table, spec, "benchmark")

@@ -57,6 +57,8 @@ _EVENTS = {
     "right_channel_1": ("right 1st", ".2f"),
     "right_channel_3": ("in 3", ".2f"),
     "during_sensor_faults": ("by sensors", "d"),
+    "sensor_faults_reported": ("sensors", "d"),
+    "sensor_faults": ("of", "d"),
 }
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from load.detection.cases import US_PER_DAY, Case, Event, Frame
 from worker.assets import asset_dir
 from worker.core.channels import US_PER_S, ChannelSpec, parse_spec
-from worker.models.bundle import load_bundle
 from worker.simulator import FaultRates, Simulator
 
 TRAINING_DAYS = 5
@@ -95,7 +94,8 @@ class Plant:
 
 def plants() -> tuple[Plant, ...]:
     """What ``--sets simulator`` runs."""
-    mills = load_bundle("machine-health", asset_dir("models")).spec
+    file = asset_dir("models") / "machine-health" / "channels.toml"
+    mills = parse_spec(file.read_text(), str(file))
     return (
         Plant("healthy", mills, 60.0, 20),
         Plant("unlabelled", mills, 60.0, 20, healthy_training=False),
@@ -122,9 +122,9 @@ def plant_case(
         before = _frame(_simulator(plant, seed, FaultRates.none()), split_us)
     test = _frame(faulty, end_us)
     events = tuple(
-        Event(f.machine_id, f.kind, f.start_us, f.end_us, f.channels, f.category)
+        Event(f.machine_id, f.kind, max(f.start_us, split_us), f.end_us, f.channels, f.category)
         for f in faulty.truth().faults
-        if f.start_us >= split_us
+        if f.end_us > split_us
     )
     labels = np.zeros(len(test.times_us), np.bool_)
     for event in events:
