@@ -238,6 +238,12 @@ def test_relearning_waits_until_the_machine_is_under_no_other_maintenance() -> N
     assert judged([*arrived, *events]) == ["m", "m", "r", "."]
 
 
+def test_each_of_two_windows_is_followed_by_relearning() -> None:
+    arrived = [Notice(0, 100, 200, True), Notice(0, 300, 400, True)]
+    events = [Event(0, t) for t in (50, 210, 220, 350, 410, 420)]
+    assert judged([*arrived, *events]) == [".", "r", ".", "m", "r", "."]
+
+
 def test_an_announcement_with_the_same_beginning_replaces_extends_or_calls_off() -> None:
     first = Notice(0, 100, 200, True)
     late = [Event(0, 210), Event(0, 310)]
@@ -259,6 +265,13 @@ def test_a_fifth_window_is_refused_until_one_is_over() -> None:
     assert not announce(table, 0, 1000, 1050, False)
 
 
+def test_a_window_that_is_over_keeps_its_place_until_the_level_is_learned_anew() -> None:
+    past = [Notice(0, 100 * k, 100 * k + 50, True) for k in range(1, ANNOUNCED + 1)]
+    further = Notice(0, 700, 750, False)
+    found = apply(fresh(), [Event(0, 600), *past, further, Event(0, 610), further])
+    assert (found.refused, found.relearn.tolist()) == ([ANNOUNCED], [False, True])
+
+
 def test_a_window_in_configuration_holds_for_the_machines_that_its_pattern_names() -> None:
     configured = [PlannedWindow("mill-*", 100, 200, relearn=True)]
     arrived = [Event(m, t) for t in (50, 150, 250) for m in (0, 2)]
@@ -268,8 +281,9 @@ def test_a_window_in_configuration_holds_for_the_machines_that_its_pattern_names
 def test_a_machine_that_begins_after_a_configured_window_has_nothing_to_relearn() -> None:
     configured = [PlannedWindow("*", 100, 200, relearn=True)]
     assert judged([Event(0, 250), Event(0, 260)], configured) == [".", "."]
-    # One that was silent meanwhile has.
-    assert judged([Event(0, 50), Event(0, 260)], configured) == [".", "r"]
+    # One that was silent meanwhile has, once: also if an event of before comes late.
+    late = [Event(0, t) for t in (50, 260, 90, 270)]
+    assert judged(late, configured) == [".", "r", ".", "."]
 
 
 @pytest.mark.parametrize(
