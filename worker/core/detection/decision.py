@@ -65,17 +65,23 @@ _LN10 = 2.302585092994046
 _KNOWN = np.array(KNOWN)
 
 
-@njit("f8(f8, f4[::1])", cache=True, nogil=True)
-def tail(x, calibration):  # type: ignore[no-untyped-def]
-    """-log10 of the probability of at least ``x`` by a calibration (CALIBRATION_COLUMNS,)."""
+@njit("f8(f8, f4[:, ::1], i8)", cache=True, nogil=True)
+def tail(x, calibrations, row):  # type: ignore[no-untyped-def]
+    """-log10 of the probability of at least ``x`` by a row of calibrations.
+
+    Args:
+        calibrations: (..., CALIBRATION_COLUMNS).
+    """
     last = CALIBRATION_COLUMNS - 2
     if x <= 0.0:
         return 0.0
-    if x > calibration[last]:
-        return _L_KNOTS[last] + (x - calibration[last]) / (calibration[last + 1] * _LN10)
+    if x > calibrations[row, last]:
+        return _L_KNOTS[last] + (x - calibrations[row, last]) / (
+            calibrations[row, last + 1] * _LN10
+        )
     low_x, low = np.float64(0.0), np.float64(0.0)
     for q in range(last + 1):
-        high_x = np.float64(calibration[q])
+        high_x = np.float64(calibrations[row, q])
         if x <= high_x:
             if high_x == np.inf:
                 return 0.0
@@ -101,7 +107,7 @@ def summarise(  # type: ignore[no-untyped-def]
     families[:] = 0.0
     for j in range(streams.shape[1]):
         value = np.float64(streams[NORMALISED, j])
-        own = tail(abs(value), tails[j])
+        own = tail(abs(value), tails, j)
         shares[PEAK, j] = own
         families[PEAK] += own * own * own
         residual = np.float64(streams[RESIDUAL, j])
@@ -120,7 +126,7 @@ def combine(families, calibration, tails):  # type: ignore[no-untyped-def]
     """Write L of each family, and return their combination, not calibrated yet."""
     total = 0.0
     for f in range(FAMILIES):
-        tails[f] = tail(families[f], calibration[f])
+        tails[f] = tail(families[f], calibration, f)
         counted = tails[f]
         if SHORT <= f <= MARGINAL:
             counted = np.maximum(counted - ORDINARY, 0.0)
@@ -181,7 +187,7 @@ def _contribute(  # type: ignore[no-untyped-def]
         slow += contributions[j]
     for j in range(count):
         total = shares[PEAK, j] ** 2
-        total += tail(abs(np.float64(streams[SLOW_NORMALISED, j])), calibration[MARGINAL]) ** 2
+        total += tail(abs(np.float64(streams[SLOW_NORMALISED, j])), calibration, MARGINAL) ** 2
         if fast > 0.0:
             total += max(shares[SHAPE, j], 0.0) / fast * tails[SHAPE] ** 2
         if slow > 0.0:
@@ -213,13 +219,13 @@ def _surprise(tails, known):  # type: ignore[no-untyped-def]
 
 @njit("void(f8[::1], f4[:, ::1], f8)", cache=True, nogil=True)
 def _remember(tails, known, limit):  # type: ignore[no-untyped-def]
+    """Count one event more; beyond ``limit`` all that was counted weighs less."""
+    total = 0.0
+    for b in range(BINS):
+        total += known[0, b]
+    if total >= limit:
+        known *= (limit - 1.0) / total
     for f in range(known.shape[0]):
-        total = 0.0
-        for b in range(BINS):
-            total += known[f, b]
-        if total >= limit:
-            for b in range(BINS):
-                known[f, b] *= (limit - 1.0) / total
         known[f, bin_of(tails[_KNOWN[f]])] += 1.0
 
 
@@ -271,9 +277,10 @@ def decide(  # type: ignore[no-untyped-def]
         opens_at: (K+1,) the A at which an anomaly opens.
         baseline: (M,) row of the baselines of each row of the table.
         known, calm: see ``FIELDS``; in and out.
-        scores, thresholds: (n,) an anomaly where the score is below; out.
+        scores, thresholds: (n,) an anomaly where the score is below; out. Of a reading that would
+            be none even as a surprise, the threshold is a surprise's.
         confidence: (n,) out.
-        contributions: (n, D) out.
+        contributions: (n, D) all 0 where the state is ordinary; out.
     """
     found = np.zeros(FAMILIES)
     evidence = np.zeros(FAMILIES)
@@ -282,11 +289,14 @@ def decide(  # type: ignore[no-untyped-def]
         m = machines[i]
         k = baseline[m]
         summarise(streams[i], forest[i], signals[k], tails[k], moving[k], found, shares)
-        state = tail(combine(found, calibration[k], evidence), calibration[k, STATE])
+        state = tail(combine(found, calibration[k], evidence), calibration[k], STATE)
         trust = np.float64(experience[i])
         scores[i] = score_of(state)
-        confidence[i] = (1.0 - 10.0**-state) * trust
-        _contribute(streams[i], signals[k], calibration[k], evidence, shares, contributions[i])
+        confidence[i] = (1.0 - np.exp(-_LN10 * state)) * trust
+        if state > ORDINARY:
+            _contribute(streams[i], signals[k], calibration[k], evidence, shares, contributions[i])
+        else:
+            contributions[i] = 0.0
         if maintained[i]:
             thresholds[i] = -1.0
             calm[m] = 0
@@ -295,8 +305,11 @@ def decide(  # type: ignore[no-untyped-def]
         if calm[m] > 0:
             thresholds[i] = score_of(KEEPS * needed)
         else:
-            gate = min(2.5, np.log10(settings[k, ROWS]) - 0.4)
-            surprised = _surprise(evidence, known[m]) >= gate
+            # Whether it surprises matters only for what would be an anomaly then.
+            surprised = True
+            if state > needed:
+                gate = min(2.5, np.log10(settings[k, ROWS]) - 0.4)
+                surprised = _surprise(evidence, known[m]) >= gate
             thresholds[i] = score_of(needed if surprised else BYPASS * needed)
         if scores[i] < thresholds[i]:
             calm[m] = 1

@@ -44,10 +44,11 @@ class Scores(NamedTuple):
 
     Attributes:
         anomaly_score: (n,) in [-1, 1], lower is worse.
-        threshold: (n,) an event is an anomaly exactly where its score is below.
+        threshold: (n,) an event is an anomaly exactly where its score is below. Where it is
+            above in any case, what a surprising event would have had to be below.
         confidence: (n,) probability that a normal reading would have been less
             abnormal; lower while the machine warms up.
-        contributions: (n, D) >= 0.
+        contributions: (n, D) >= 0; all 0 for ordinary events.
         expected: (n, D) in the signal's unit, by the machine's own level or by its other
             signals, whichever the value is farther from.
         deviation: (n, D) distance from the expected value, in standard deviations.
@@ -224,7 +225,7 @@ class Detector:
         if self._forest is not None:
             baseline = table["baseline"][machines]
             for i in np.flatnonzero(scores < thresholds):
-                weight = decision.tail(-float(forest[i]), known.calibration[baseline[i], FOREST])
+                weight = decision.tail(-float(forest[i]), known.calibration[baseline[i]], FOREST)
                 if weight > FOREST_COUNTS * contributions[i].max():
                     shapley = self._forest.shapley(inputs[i])
                     contributions[i] = with_forest(self.spec, contributions[i], shapley, weight)

@@ -142,9 +142,9 @@ def _expect_season(time_us, season, usual):  # type: ignore[no-untyped-def]
     bins = (time_us % DAY_US) / DAY_US * SEASON_BINS - 0.5
     before = int(np.floor(bins))
     share = bins - before
+    first, second = before % SEASON_BINS, (before + 1) % SEASON_BINS
     for j in range(season.shape[0]):
-        usual[j] = (1.0 - share) * season[j, before % SEASON_BINS]
-        usual[j] += share * season[j, (before + 1) % SEASON_BINS]
+        usual[j] = (1.0 - share) * season[j, first] + share * season[j, second]
 
 
 @njit(
@@ -201,22 +201,17 @@ def _fill_in(z, y, signals, neighbours, weights, missing, system):  # type: igno
         y[missing[a]] = _clip(rest / system[a, a], FARTHEST_EXPECTATION)
 
 
-@njit("void(f8, b1, f8[::1], f4[:, ::1], i8, f4[:, ::1], f4[:, ::1])", cache=True, nogil=True)
+@njit("void(f8, f8, f8, f8, f4[:, ::1], i8, f4[:, ::1], f4[:, ::1])", cache=True, nogil=True)
 def _stream_signal(  # type: ignore[no-untyped-def]
-    residual, frozen, settings, signals, j, state, streams
+    residual, level_step, short_step, slow_step, signals, j, state, streams
 ):
     """Follow one signal, whose normalised value is in ``streams`` already."""
     value = np.float64(streams[NORMALISED, j])
-    window = settings[WINDOW]
     residual -= state[RESIDUAL, j]
-    if not frozen:
-        short_step = 2.0 / (window / 4.0 + 1.0)
-        slow_step = 2.0 / (window + 1.0)
-        level_step = 1.0 / max(settings[ROWS], LEVEL_WINDOWS * window)
-        state[RESIDUAL, j] += level_step * _clip(residual, STEP)
-        state[SLOW_SHORT, j] += short_step * (residual - state[SLOW_SHORT, j])
-        state[SLOW, j] += slow_step * (residual - state[SLOW, j])
-        state[SLOW_NORMALISED, j] += short_step * (value - state[SLOW_NORMALISED, j])
+    state[RESIDUAL, j] += level_step * _clip(residual, STEP)
+    state[SLOW_SHORT, j] += short_step * (residual - state[SLOW_SHORT, j])
+    state[SLOW, j] += slow_step * (residual - state[SLOW, j])
+    state[SLOW_NORMALISED, j] += short_step * (value - state[SLOW_NORMALISED, j])
     streams[RESIDUAL, j] = residual
     for s in range(SLOW_SHORT, STREAMS):
         streams[s, j] = state[s, j]
@@ -281,6 +276,11 @@ def follow(  # type: ignore[no-untyped-def]
     for i in range(machines.shape[0]):
         m = machines[i]
         k = baseline[m]
+        own, known, moving, found = signals[k], settings[k], state[m], streams[i]
+        learns = 0.0 if maintained[i] else 1.0
+        level_step = learns / max(known[ROWS], LEVEL_WINDOWS * known[WINDOW])
+        short_step = learns * 2.0 / (known[WINDOW] / 4.0 + 1.0)
+        slow_step = learns * 2.0 / (known[WINDOW] + 1.0)
         if relearn[i]:
             learned[m] = 0
             place[m] = 0.0
@@ -290,8 +290,8 @@ def follow(  # type: ignore[no-untyped-def]
             maintained[i],
             location[k],
             scale[k],
-            signals[k],
-            settings[k],
+            own,
+            known,
             learned[m],
             place[m],
             used,
@@ -301,32 +301,30 @@ def follow(  # type: ignore[no-untyped-def]
         is_whole = True
         for j in range(count):
             z[j] -= usual[j]
-            y[j] = _clip(z[j], FARTHEST_EXPECTATION) - signals[k, MEAN, j]
+            y[j] = _clip(z[j], FARTHEST_EXPECTATION) - own[MEAN, j]
             if np.isnan(z[j]):
                 y[j] = 0.0
                 is_whole = False
         if not is_whole:
-            _fill_in(z, y, signals[k], neighbours, weights[k], missing, system)
+            _fill_in(z, y, own, neighbours, weights[k], missing, system)
         for j in range(count):
             from_others = 0.0
             for s in range(neighbours.shape[1]):
                 other = neighbours[j, s]
                 if other >= 0:
                     from_others += np.float64(weights[k, j, s]) * y[other]
-            precision = np.float64(signals[k, PRECISION, j])
-            mean, level = np.float64(signals[k, MEAN, j]), np.float64(state[m, RESIDUAL, j])
+            precision = np.float64(own[PRECISION, j])
+            mean, level = np.float64(own[MEAN, j]), np.float64(moving[RESIDUAL, j])
             wanted = mean + (level - from_others) / precision
-            distance = (z[j] - wanted) * precision / signals[k, SD + RESIDUAL, j]
-            from_own = (z[j] - mean) / signals[k, SD + NORMALISED, j]
+            distance = (z[j] - wanted) * precision / own[SD + RESIDUAL, j]
+            from_own = (z[j] - mean) / own[SD + NORMALISED, j]
             if abs(from_own) > abs(distance):
                 wanted, distance = mean, from_own
             expected[i, j] = used[0, j] + used[1, j] * (usual[j] + wanted)
             deviation[i, j] = 0.0 if np.isnan(distance) else distance
             if np.isnan(z[j]):
-                streams[i, :, j] = 0.0
+                found[:, j] = 0.0
                 continue
-            streams[i, NORMALISED, j] = z[j]
+            found[NORMALISED, j] = z[j]
             residual = precision * y[j] + from_others
-            _stream_signal(
-                residual, maintained[i], settings[k], signals[k], j, state[m], streams[i]
-            )
+            _stream_signal(residual, level_step, short_step, slow_step, own, j, moving, found)
