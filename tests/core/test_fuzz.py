@@ -36,7 +36,15 @@ PIPELINE = make_pipeline(SPEC)
 PAYLOADS = 100_000
 START_MS = START_US // 1000
 
-TESTED_ELSEWHERE = {"too-large", "too-many-machines", "too-many-windows"}
+TESTED_ELSEWHERE = {"too-large", "too-many-machines"}
+NOTICES = [
+    "null", "[]", "{}", '{"from": 5}', '{"from": 5, "until": 4}', '{"from": 5, "until": 5}',
+    *(f'{{"from": {START_US + k}, "until": {START_US + 2 * k}, "relearn": true}}'
+      for k in range(9, 90_000_000, 9_000_000)),
+    f'{{"from": "2026-03-02T06:15:00Z", "until": {START_MS + 60_000}}}',
+    f'{{"from": {START_US}, "until": "2026-03-02T06:16:00Z", "relern": true}}',
+    f'{{"from": {START_US}, "until": {2**62}}}',
+]  # fmt: skip
 TYPES = {
     "anomalies": Anomaly,
     "anomaly-episodes": Episode,
@@ -104,7 +112,9 @@ def fuzzed(rng: random.Random) -> Raw:
     items = list(fields.items())
     value: bytes | None = None
     for _ in range(rng.choice((0, 1, 1, 1, 2, 3))):
-        match rng.randrange(13):
+        match rng.randrange(14):
+            case 13:
+                items.append(("maintenance", rng.choice(NOTICES)))
             case 0 | 1:
                 place = rng.randrange(len(items))
                 items[place] = (items[place][0], rng.choice(JUNK))
@@ -204,8 +214,8 @@ def test_a_hundred_thousand_fuzzed_payloads_crash_nothing_and_none_is_lost() -> 
         totals["late"] += outputs.late
         offset += len(raws)
     assert totals.total() == PAYLOADS
-    # Payloads too large are tested below, too many machines in test_retention, too many windows in
-    # test_maintenance; every other outcome is common enough to be tested here.
+    # Payloads too large are tested below, too many machines in test_retention; every other outcome
+    # is common enough to be tested here.
     assert {outcome for outcome, count in totals.items() if count >= 20} >= (
         {"scored", "late"} | DEAD_LETTER_REASONS.keys() - TESTED_ELSEWHERE
     )

@@ -33,10 +33,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Notice:
+    """What an event announces."""
+
     machine: int
     from_us: int
     until_us: int
     relearn: bool
+    time_us: int = 0
 
 
 Step = Event | Notice
@@ -57,34 +60,34 @@ def restarted(table: MachineTable) -> MachineTable:
 def apply(
     table: MachineTable, steps: Sequence[Step], windows: Sequence[PlannedWindow] = ()
 ) -> Maintained:
-    events = [step for step in steps if isinstance(step, Event)]
-    announcements, position = [], 0
-    for step in steps:
-        if isinstance(step, Event):
-            position += 1
-        else:
-            announcements.append(
-                Announcement(position, step.machine, step.from_us, step.until_us, step.relearn)
-            )
+    announcements = [
+        Announcement(position, step.machine, step.from_us, step.until_us, step.relearn)
+        for position, step in enumerate(steps)
+        if isinstance(step, Notice)
+    ]
     return follow(
         table,
         windows,
-        np.array([e.machine for e in events], np.int64),
-        [IDS[e.machine] for e in events],
-        np.array([e.time_us for e in events], np.int64),
+        np.array([step.machine for step in steps], np.int64),
+        [IDS[step.machine] for step in steps],
+        np.array([step.time_us for step in steps], np.int64),
         announcements,
     )
 
 
 def judged(steps: Sequence[Step], windows: Sequence[PlannedWindow] = ()) -> list[str]:
-    """One letter an event: m under maintenance, r from where the level is learned anew."""
-    found = apply(fresh(), steps, windows)
-    return letters(found.maintained.tolist(), found.relearn.tolist())
+    """One letter an event that announces nothing; see :func:`letters`."""
+    found = letters(apply(fresh(), steps, windows))
+    return [letter for letter, step in zip(found, steps, strict=True) if isinstance(step, Event)]
 
 
-def letters(maintained: list[bool], relearn: list[bool]) -> list[str]:
-    assert not any(m and r for m, r in zip(maintained, relearn, strict=True))
-    return ["m" if m else "r" if r else "." for m, r in zip(maintained, relearn, strict=True)]
+def letters(found: Maintained) -> list[str]:
+    """m under maintenance, r from where the level is learned anew, x refused."""
+    assert not (found.maintained & found.relearn).any()
+    result = np.where(found.maintained, "m", np.where(found.relearn, "r", "."))
+    assert (result[found.refused] == ".").all()
+    result[found.refused] = "x"
+    return result.tolist()
 
 
 @dataclass
@@ -166,11 +169,12 @@ def windows() -> st.SearchStrategy[list[PlannedWindow]]:
 def steps() -> st.SearchStrategy[list[Step]]:
     machines = st.integers(0, len(IDS) - 1)
     notices = st.builds(
-        lambda m, begin, length, relearn: Notice(m, begin, begin + length, relearn),
+        lambda m, begin, length, relearn, time: Notice(m, begin, begin + length, relearn, time),
         machines,
         times_us(),
         st.sampled_from([0, 10, 30, 100, 200]),
         st.booleans(),
+        st.integers(1, 450),
     )
     arrived = st.builds(Event, machines, st.integers(1, 450))
     return st.lists(st.one_of(arrived, arrived, notices), max_size=60)
@@ -182,15 +186,14 @@ def test_what_is_maintained_equals_the_reference_in_any_order(
     arrived: list[Step], configured: list[PlannedWindow]
 ) -> None:
     references = [Reference(machine_id, configured) for machine_id in IDS]
-    expected, refused = [], []
+    expected = []
     for step in arrived:
-        if isinstance(step, Event):
-            expected.append(references[step.machine].take(step.time_us))
+        machine = references[step.machine]
+        if isinstance(step, Notice) and not machine.announce(step):
+            expected.append("x")
         else:
-            refused.append(not references[step.machine].announce(step))
-    found = apply(fresh(), arrived, configured)
-    assert letters(found.maintained.tolist(), found.relearn.tolist()) == expected
-    assert found.refused == [k for k, is_refused in enumerate(refused) if is_refused]
+            expected.append(machine.take(step.time_us))
+    assert letters(apply(fresh(), arrived, configured)) == expected
 
 
 @settings(max_examples=100, deadline=None)
@@ -268,8 +271,8 @@ def test_a_fifth_window_is_refused_until_one_is_over() -> None:
 def test_a_window_that_is_over_keeps_its_place_until_the_level_is_learned_anew() -> None:
     past = [Notice(0, 100 * k, 100 * k + 50, True) for k in range(1, ANNOUNCED + 1)]
     further = Notice(0, 700, 750, False)
-    found = apply(fresh(), [Event(0, 600), *past, further, Event(0, 610), further])
-    assert (found.refused, found.relearn.tolist()) == ([ANNOUNCED], [False, True])
+    arrived = [Event(0, 600), *past, further, Event(0, 610), further]
+    assert letters(apply(fresh(), arrived)) == [".", ".", ".", ".", ".", "x", "r", "."]
 
 
 def test_a_window_in_configuration_holds_for_the_machines_that_its_pattern_names() -> None:

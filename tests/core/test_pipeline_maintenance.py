@@ -152,12 +152,18 @@ def test_after_a_change_the_level_is_learned_anew_only_where_that_was_said() -> 
         assert (abs(expected[8:] - WILD).max() < 1_000) == relearn
 
 
-def test_a_notice_that_is_refused_is_a_dead_letter_and_its_readings_are_scored() -> None:
-    notices = [at(1, begin=10 * k, until=10 * k + 5) for k in range(2, 8)]
-    outputs = after(at(0), *notices)
-    letters = told(outputs, "dead-letters")
-    assert [letter["reason"] for letter in letters] == ["too-many-windows"] * 2
-    assert outputs.scored == outputs.events == 7
+def test_an_event_whose_notice_is_refused_is_a_dead_letter_and_changes_nothing() -> None:
+    """Not even the relearning that is due at the first event after a window."""
+    windows = [at(1, begin=k, until=k + 1, relearn=True) for k in (2, 10, 20, 30)]
+    refused = at(4, WILD, begin=40, until=50)
+    states = [PartitionState(SPEC) for _ in range(2)]
+    outputs = run(PIPELINE, states[0], [chunk_of([at(0), *windows, refused, at(5)])])
+    (letter,) = told(outputs, "dead-letters")
+    assert letter["reason"] == "too-many-windows"
+    assert outputs.dead == {"too-many-windows": 1}
+    assert outputs.events == 7 == outputs.scored + 1
+    run(PIPELINE, states[1], [chunk_of([at(0), *windows, at(5)])])
+    assert states[0].snapshot() == states[1].snapshot()
 
 
 def test_a_notice_that_ends_before_it_begins_is_a_dead_letter() -> None:

@@ -40,7 +40,7 @@ class Announcement(NamedTuple):
     """A window that was announced for one machine.
 
     Attributes:
-        position: it stands before the event at this position of the call.
+        position: of the event in the call that carries it, and for which it holds already.
         machine: row of the table.
         from_us, until_us: event time, [from, until); equal: the window that begins then is
             called off.
@@ -59,7 +59,8 @@ class Maintained(NamedTuple):
     Attributes:
         maintained: (n,) which are under maintenance.
         relearn: (n,) from which on their machine's level is learned anew.
-        refused: indices of the announcements for which there was no room.
+        refused: positions of the events whose announcement found no room; nothing else is said
+            of them.
     """
 
     maintained: NDArray[np.bool_]
@@ -96,12 +97,13 @@ def follow(
     fields = [table[name] for name in FIELDS]
     refused = []
     start = 0
-    for k, announced in enumerate(announcements):
+    for announced in announcements:
         end = announced.position
         _follow(start, end, machines, times_us, inside, ended_us, maintained, relearn, *fields)
         start = end
         if not announce(table, *announced[1:]):
-            refused.append(k)
+            refused.append(end)
+            start = end + 1
     _follow(start, n, machines, times_us, inside, ended_us, maintained, relearn, *fields)
     return Maintained(maintained, relearn, refused)
 

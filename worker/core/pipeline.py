@@ -22,6 +22,7 @@ from worker.core.events import Chunk, EventDecoder, Readings, Reject
 from worker.core.explanation import SeenCode, explain
 from worker.core.health import Health
 from worker.core.health.words import sensor_health
+from worker.core.maintenance import Maintained
 from worker.core.outgoing import Outputs, Record, Scored
 from worker.core.planned import PlannedWindow
 from worker.core.state import PartitionState, Stretch
@@ -157,7 +158,12 @@ class Pipeline:
         part = work.readings.take(at)
         machines = work.machines[at]
         self._begin(state, machines)
-        maintained, relearn = self._maintain(work, at, machines, part)
+        found = self._maintain(work, at, machines, part)
+        maintained, relearn = found.maintained, found.relearn
+        if found.refused:
+            kept = np.delete(np.arange(len(at)), found.refused)
+            at, part, machines = at[kept], part.take(kept), machines[kept]
+            maintained, relearn = maintained[kept], relearn[kept]
         values, conditions = self.health.check(
             table,
             stretch.clock_us,
@@ -209,11 +215,11 @@ class Pipeline:
 
     def _maintain(
         self, work: _Work, at: NDArray[np.int64], machines: NDArray[np.int64], part: Readings
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which events (k,) are under maintenance, and from which on the level is learned anew."""
-        positions = sorted(part.notices)
+    ) -> Maintained:
+        """Hold the events (k,) against planned maintenance, also what they announce."""
         announcements = [
-            maintenance.announcement(i, int(machines[i]), part.notices[i]) for i in positions
+            maintenance.announcement(k, int(machines[k]), part.notices[k])
+            for k in sorted(part.notices)
         ]
         found = maintenance.follow(
             work.state.table,
@@ -224,12 +230,13 @@ class Pipeline:
             announcements,
         )
         for k in found.refused:
-            i = int(at[positions[k]])
+            i = int(at[k])
             reason: messages.DeadLetterReason = "too-many-windows"
             detail = messages.DEAD_LETTER_REASONS[reason]
             row = int(work.readings.rows[i])
+            work.outputs.dead[reason] += 1
             work.tell(i, outgoing.dead_letter(work.chunk, row, reason, detail))
-        return found.maintained, found.relearn
+        return found
 
     def _forget(self, work: _Work, clock_us: int, i: int) -> None:
         """Close what is open of the machines that are forgotten because of reading ``i``."""

@@ -91,8 +91,7 @@ FIXES: dict[DeadLetterReason | Literal["late", "unreadable"], str] = {
     "too-many-machines": "Look whether the machine ids are real; a faulty gateway invents them. "
     "Where they are, raise worker.max_machines and restart the workers, then replay.",
     "too-many-windows": "Call one of the machine's windows off (driftdetector maintenance MACHINE "
-    "--from TIME --cancel), or wait until one is over; then announce the window anew. Readings "
-    "that came with the notice were scored, so do not replay it.",
+    "--from TIME --cancel), or wait until one is over; then replay.",
     "late": "Look why the gateway delivers late (buffering, a wrong clock), or use a bundle "
     "with a longer window.grace. A replayed event is late again unless the workers' state has "
     "been built anew meanwhile.",
