@@ -210,7 +210,7 @@ class Reference:
         channel.last = x
         ordinary = low < np.float32(x) < high
         near = low - (high - low) / 4 <= x <= high + (high - low) / 4
-        may_rest = not near or x in (0.0, *self.bounds[c]) or np.float32(x) in (low, high)
-        if 0 < stuck <= channel.repeats and (ordinary or not may_rest):
+        may_rest = not ordinary and (not near or x == 0.0 or np.float32(x) in (low, high))
+        if 0 < stuck <= channel.repeats and not may_rest and x not in self.bounds[c]:
             return "stuck", False
         return ("glitch" if returned else None), False

@@ -86,6 +86,10 @@ def test_runs_at_the_end_of_a_range_do_not_make_the_limit_long() -> None:
 def test_an_end_of_the_range_is_a_place_to_rest_only_where_training_shows_it_often() -> None:
     readings = noise()
     assert learned(readings).ranges[1, 0, 1] > np.float32(readings.max())
+    touched = np.maximum(readings, 45.0) - 45.0
+    touched[touched == 0.0] = 1.0
+    touched[7] = 0.0
+    assert learned(touched).ranges[1, 0, 0] == 0.0
     clipped = np.minimum(readings, 53.0)
     assert learned(clipped).ranges[1, 0, 1] == 53.0
 

@@ -180,17 +180,18 @@ def _compare_clocks(t, record_us, limit_s, m, moments, paces, flags):  # type: i
 def _rests(x, usual, bounds):  # type: ignore[no-untyped-def]
     """Whether a machine may rest at a reading, so that a sound sensor repeats it.
 
-    It may at the ends of the usual range, at zero or a physical limit that is no ordinary
-    reading, and far outside of the usual range: at a standstill, at full load, at what the
+    It may at a physical limit, at the ends of the usual range, at zero where that is no
+    ordinary reading, and far outside of the usual range: at a standstill, at full load, at what the
     sensor can just show.
     """
     low, high = usual[LOW], usual[HIGH]
     short = np.float32(x)
+    if x in (bounds[0], bounds[1]):
+        return True
     if low < short < high:
         return False
     margin = MARGIN * (high - low)
-    at_limit = short in (low, high) or x in (0.0, bounds[0], bounds[1])
-    return at_limit or x < low - margin or x > high + margin
+    return x == 0.0 or short in (low, high) or x < low - margin or x > high + margin
 
 
 @njit(

@@ -223,8 +223,9 @@ def _learn(values, found):  # type: ignore[no-untyped-def]
     for column, runs in ((STUCK, repeats & ~at_rest), (STUCK_ANYWHERE, repeats)):
         limit = STUCK_READINGS + _limit(runs)
         found[column] = limit if limit <= longest else np.inf
-    # An end that was reached now and then is where readings end; else the range does not end there.
-    if (present == found[LOW]).sum() < OFTEN:
+    # An end that was reached now and then is where readings end, and so is zero; else the range
+    # does not end there.
+    if found[LOW] != 0.0 and (present == found[LOW]).sum() < OFTEN:
         found[LOW] = np.nextafter(np.float32(found[LOW]), np.float32(-np.inf))
-    if (present == found[HIGH]).sum() < OFTEN:
+    if found[HIGH] != 0.0 and (present == found[HIGH]).sum() < OFTEN:
         found[HIGH] = np.nextafter(np.float32(found[HIGH]), np.float32(np.inf))
