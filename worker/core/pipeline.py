@@ -332,7 +332,8 @@ class Pipeline:
                     channel.name
                     for channel, value in zip(self.spec.continuous, values[k], strict=True)
                     if not np.isnan(value)
-                ],
+                ]
+                + [name for name, column in readings.codes.items() if column[i] is not None],
                 categories={
                     channel: str(column[i])
                     for channel, column in categories.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from worker.core.channels import ChannelSpec, spec_from_dict
+from worker.core.detection import detector
 from worker.core.detection.detector import Detector, Scores
 from worker.core.explanation import channel_contributions
 from worker.core.features import mask_impossible
+from worker.core.forest import Forest
 from worker.core.state import PartitionState
 from worker.core.table import MachineTable
+from worker.models.trees import read_forest
+from worker.training.export import to_onnx
 from worker.training.fit import Fitted, fit
 from worker.training.readings import MachineReadings
 
@@ -84,7 +89,13 @@ def learn(spec: ChannelSpec, trained: dict[str, Floats]) -> Fitted:
 class Scorer:
     """Scores events of machines as a worker does, in as many calls as it is asked."""
 
-    def __init__(self, spec: ChannelSpec, fitted: Fitted, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        spec: ChannelSpec,
+        fitted: Fitted,
+        names: Sequence[str],
+        forest: Forest | None = None,
+    ) -> None:
         self.spec = spec
         self.detector = Detector(
             spec,
@@ -92,6 +103,7 @@ class Scorer:
             fitted.codes,
             lambda x: fitted.forest.score_samples(x).astype(np.float32),
             fitted.expected,
+            forest,
         )
         lengths = {"channel": len(spec.continuous), "signal": len(spec.signals)}
         self.table = MachineTable(self.detector.fields, lengths, len(names))
@@ -109,14 +121,16 @@ class Scorer:
         return self.detector.score(self.table, machines, times_us, signals, aggregates, no, no)
 
 
-def score(spec: ChannelSpec, fitted: Fitted, tested: dict[str, Floats]) -> dict[str, Scores]:
+def score(
+    spec: ChannelSpec, fitted: Fitted, tested: dict[str, Floats], forest: Forest | None = None
+) -> dict[str, Scores]:
     """Scores by machine of the machines' rows, in turn, in one call."""
     names = list(tested)
     count = len(names)
     rows = np.stack(list(tested.values()), axis=1).reshape(-1, len(spec.continuous))
     machines = np.tile(np.arange(count), len(rows) // count)
     times_us = (TRAINED + np.repeat(np.arange(len(rows) // count), count)) * MINUTE_US
-    found = Scorer(spec, fitted, names)(machines, times_us, rows)
+    found = Scorer(spec, fitted, names, forest)(machines, times_us, rows)
     return {name: Scores(*(column[m::count] for column in found)) for m, name in enumerate(names)}
 
 
@@ -250,3 +264,23 @@ def test_deviations_point_from_what_is_expected_to_the_value(
         np.testing.assert_array_equal(np.sign(distance[there]), np.sign(found.deviation[there]))
         assert not found.deviation[~there].any()
         assert np.isfinite(found.expected).all()
+
+
+def test_asking_the_forest_why_changes_no_decision_and_adds_to_anomalies_only(
+    fleet: Fleet,
+    fitted: Fitted,
+    scores: dict[str, Scores],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(detector, "FOREST_COUNTS", 0.0)  # these faults are too clear for it
+    spec = make_spec()
+    forest = read_forest(to_onnx(fitted.forest, {}), len(spec.features), Path("model.onnx"))
+    found = score(spec, fitted, fleet.tested, forest)
+    assert alarms(found) == alarms(scores)
+    for name, wanted in scores.items():
+        np.testing.assert_array_equal(found[name].anomaly_score, wanted.anomaly_score)
+        added = found[name].contributions - wanted.contributions
+        assert (added > -1e-4).all()
+        normal = wanted.anomaly_score >= wanted.threshold
+        assert not added[normal].any()
+        assert (added[~normal].max(axis=1) > 0.0).mean() > 0.9
