@@ -21,9 +21,10 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from worker.assets import asset_dir
-from worker.core.features import assemble, no_streams
+from worker.core.features import assemble
 from worker.core.messages import event_type
 from worker.core.state import PartitionState
+from worker.core.vocabulary import STREAM_KINDS
 from worker.models.bundle import load_bundle
 from worker.transport.delivery import chunks_by_partition
 
@@ -104,7 +105,7 @@ def run(brokers: str, topic: str, group: str, events: int) -> dict[str, float]:
                 aggregates, _ = state.add(
                     state.indices(cast("list[bytes]", chunk.keys)), times_us, values
                 )
-                streams = no_streams(spec, len(values))
+                streams = np.zeros((len(values), len(STREAM_KINDS), len(spec.signals)), np.float32)
                 features = assemble(spec, values, aggregates, streams, bundle.expected)
             with stages.measure("onnx"):
                 scores = bundle.model(features)

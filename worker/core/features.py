@@ -116,11 +116,6 @@ def derive(spec: ChannelSpec, values: Floats) -> Floats:
     return derived
 
 
-def no_streams(spec: ChannelSpec, n: int) -> NDArray[np.float32]:
-    """Streams (n, S, D) of n rows in which nothing deviates."""
-    return np.zeros((n, len(STREAM_KINDS), len(spec.signals)), np.float32)
-
-
 def mask_impossible(spec: ChannelSpec, values: Floats) -> Floats:
     """Replace readings outside their channel's physical range by NaN.
 
