@@ -14,8 +14,6 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from worker.core.errors import ConfigError
 from worker.core.vocabulary import FEATURE_KINDS, Feature, FeatureGroup, lay_out
@@ -238,10 +236,10 @@ class ChannelSpec(msgspec.Struct, frozen=True, dict=True):
         return tuple(f.owner for f in self.features)
 
     @cached_property
-    def feature_codes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def feature_codes(self) -> tuple[list[int], list[int]]:
         """Kind, as a position in ``FEATURE_KINDS``, and position of each model input (F,)."""
-        kinds = np.array([FEATURE_KINDS.index(f.kind) for f in self.features], np.int64)
-        return kinds, np.array([f.position for f in self.features], np.int64)
+        kinds = [FEATURE_KINDS.index(f.kind) for f in self.features]
+        return kinds, [f.position for f in self.features]
 
     def with_window(self, window: WindowSpec) -> ChannelSpec:
         """The same specification with another window.

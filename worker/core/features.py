@@ -96,7 +96,7 @@ def assemble(
     Returns:
         (n, F) in the order of ``spec.features``; what is beyond float32's range is at its end.
     """
-    kinds, positions = spec.feature_codes
+    kinds, positions = np.array(spec.feature_codes, np.int64)
     derived = np.empty((len(values), 0))
     if _DERIVED in kinds:
         derived = derive(spec, np.where(np.isnan(values), _means(aggregates), values))
