@@ -19,6 +19,7 @@ from worker.core.detection import decision
 from worker.core.detection.baselines import (
     BINS,
     CALIBRATION_COLUMNS,
+    CLUSTER_ROWS,
     FAMILIES,
     KNOTS,
     KNOWN,
@@ -39,6 +40,8 @@ FLEET_ROWS = 10.0
 """What the fleet's median weighs against a machine's own, in independent rows."""
 STRETCHES = 4.0
 """Independent values of slow streams in a window."""
+CLUSTER_SHARE = 0.05
+"""Share of the rows that count as extreme where it is measured how they come together."""
 UNSURE = 1.2
 """Standard deviation of streams where no machine has enough rows to measure it."""
 
@@ -86,20 +89,36 @@ def calibrate(baselines: Baselines, samples: list[Sample], widening: Floats, poo
     families = list(pool_map(_families, jobs))
     own = [np.array([_tail_of(x) for x in found.T]) for found in families]
     _draw(baselines.calibration[:, :STATE], own, _gaussian(int(moving[PRIOR])), weights)
-    states = []
+    states, clusters = [], []
     for k, found in enumerate(families, 1):
         evidence = np.zeros(found.shape)
-        states.append(_tail_of(decision.combine_all(found, baselines.calibration[k], evidence)))
+        combined = decision.combine_all(found, baselines.calibration[k], evidence)
+        states.append(_tail_of(combined))
+        clusters.append(np.array([_cluster_rows(combined, baselines.machines[k, WINDOW])]))
         for i, f in enumerate(KNOWN):
-            bins = [decision.bin_of(length) for length in evidence[:, f]]
-            baselines.known[k, i] = np.bincount(bins, minlength=BINS)
+            bins = decision.BINS_PER_DOUBLING * np.log2(1.0 + evidence[:, f])
+            filled = np.minimum(bins.astype(np.int64), BINS - 1)
+            baselines.known[k, i] = np.bincount(filled, minlength=BINS)
     if families:
         baselines.known[PRIOR] = np.median(baselines.known[1:], axis=0)
     nothing = _tail_by(lambda p: -2.0 * np.log10(p))
     _draw(baselines.calibration[:, STATE], states, nothing, weights)
+    _draw(baselines.machines[:, CLUSTER_ROWS:], clusters, np.ones(1), weights)
 
 
-def _draw(table: NDArray[np.float32], own: list[Floats], usual: Floats, weights: Floats) -> None:
+def _cluster_rows(x: Floats, window: float) -> float:
+    """How many of the most extreme rows (n,) come in one episode.
+
+    One over the extremal index by runs (Embrechts, Kluppelberg and Mikosch, "Modelling
+    Extremal Events", 1997, section 8.1): a budget counts episodes, of which a signal that
+    remembers makes fewer than rows.
+    """
+    extreme = np.flatnonzero(x > np.quantile(x, 1.0 - CLUSTER_SHARE))
+    runs = 1 + int((np.diff(extreme) > 1.0 + decision.CALM_SHARE * window).sum())
+    return max(len(extreme), 1) / runs
+
+
+def _draw(table: NDArray[Any], own: list[Floats], usual: Floats, weights: Floats) -> None:
     """Write calibrations (K+1, ...) drawn towards the fleet's medians, which are the prior.
 
     Args:

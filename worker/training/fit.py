@@ -248,7 +248,7 @@ def _assemble(
     known = len(long) + 1
     machines = np.zeros((len(series), MACHINE_COLUMNS))
     for k, one in enumerate(series):
-        machines[k] = one.interval_us, len(one.times_us), one.window, KNOWN_SCALE_ROWS
+        machines[k] = one.interval_us, len(one.times_us), one.window, KNOWN_SCALE_ROWS, 1.0
     prior = np.median(machines, axis=0)
     prior[SCALE_ROWS] = FLEET_ROWS
     machines = np.concatenate([prior[None], machines[long]])

@@ -33,10 +33,11 @@ SIGNAL_COLUMNS = SD + STREAMS
 SEASON_BINS = 48
 """Half hours of the day (UTC)."""
 
-INTERVAL_US, ROWS, WINDOW, SCALE_ROWS = range(4)
+MACHINE_COLUMNS = 5
+INTERVAL_US, ROWS, WINDOW, SCALE_ROWS, CLUSTER_ROWS = range(MACHINE_COLUMNS)
 """Columns of `machines`: median sampling interval, rows in training, the long scale w in
-rows, and how many rows the scale weighs when a machine learns its own."""
-MACHINE_COLUMNS = 4
+rows, how many rows the scale weighs when a machine learns its own, and how many extreme rows
+come in one episode."""
 
 FAMILIES = 6
 PEAK, SHAPE, SHORT, LONG, MARGINAL, FOREST = range(FAMILIES)

@@ -12,6 +12,7 @@ from worker.core.channels import US_PER_S, ChannelSpec
 from worker.core.codes import Code, CodeBook
 from worker.core.detection import decision, streams
 from worker.core.detection.baselines import (
+    CLUSTER_ROWS,
     FOREST,
     INTERVAL_US,
     PRIOR,
@@ -100,7 +101,8 @@ class Detector:
         self._rows = {name: k + 1 for k, name in enumerate(baselines.machine_ids.tolist())}
         self._moving = np.maximum((baselines.scale > 0.0).sum(axis=1), 1).astype(np.float64)
         if threshold is None:
-            opportunities = DAY_US / baselines.machines[:, INTERVAL_US]
+            rows = baselines.machines[:, INTERVAL_US] * baselines.machines[:, CLUSTER_ROWS]
+            opportunities = DAY_US / rows
             self._opens_at = np.maximum(-np.log10(budget / opportunities), 1.0)
         else:
             self._opens_at = np.full(
