@@ -14,6 +14,7 @@ ASYNCAPI := tests/asyncapi
 STAMP_VENV := $(VENV)/.created
 STAMP_RUNTIME := $(VENV)/.runtime
 STAMP_DEV := $(VENV)/.dev
+STAMP_KERNELS := build/.kernels
 STAMP_KAFKA := $(KAFKA_LIBS)/.complete
 STAMP_ASYNCAPI := $(ASYNCAPI)/node_modules/.complete
 
@@ -26,6 +27,13 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Compiled kernels are kept by the date of their own file; constants that they import from others
+# are compiled in.
+$(STAMP_KERNELS): $(shell find worker -name '*.py')
+	@find worker -name '*.nb[ci]' -delete
+	@mkdir -p $(@D) && touch $@
+$(STAMP_RUNTIME) $(STAMP_DEV): | $(STAMP_KERNELS)
 
 .PHONY: setup
 setup: $(STAMP_RUNTIME) ## Make .venv with the program and the locked versions of what it needs
