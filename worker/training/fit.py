@@ -58,6 +58,7 @@ from worker.training.crossfit import (
 )
 from worker.training.forest import FittedForest
 from worker.training.readings import MachineReadings
+from worker.training.suspects import without_suspects
 
 FOREST_ROWS = 200_000
 FEW_MACHINES = 3
@@ -102,7 +103,7 @@ def fit(
     """Learn baselines and forest; same arguments, same result.
 
     Args:
-        readings: ordinary work; faults in them do little harm where most machines have none.
+        readings: mostly ordinary work; see :mod:`suspects` for faults among it.
         workers: processes to use.
         on_progress: called with the share that is done.
     """
@@ -110,6 +111,9 @@ def fit(
     codes = CodeBook.learn(len(readings), columns)
     series = _by_machine(spec, readings, codes.surprisals(columns, len(readings)))
     with _Pool(workers) as pool:
+        fleet = _Fleet.of(series, list(pool.map(_locate, series)))
+        everything = list(zip(series, fleet.places, strict=True))
+        series = list(pool.map(partial(_clean, fleet.neighbours), everything))
         fleet = _Fleet.of(series, list(pool.map(_locate, series)))
         on_progress(0.1)
         long = [k for k, one in enumerate(series) if len(one.times_us) >= FEWEST_ROWS]
@@ -166,6 +170,10 @@ def _by_machine(spec: ChannelSpec, readings: MachineReadings, surprisals: Floats
 
 def _locate(series: Series) -> Place:
     return locate(series.values)
+
+
+def _clean(neighbours: NDArray[np.int32], job: tuple[Series, Place]) -> Series:
+    return without_suspects(job[0], job[1], neighbours)
 
 
 def _learn(neighbours: NDArray[np.int32], job: tuple[Series, Place]) -> Learned:
