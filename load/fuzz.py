@@ -31,7 +31,7 @@ from load.hostile import Generator
 from load.local_kafka import MAX_MESSAGE_BYTES, LocalKafka
 from load.records import iterate_topic
 from load.torture.recovery import Watch
-from load.verdict import STREAMS, revealing_bundle
+from load.verdict import EVERY_EVENT, revealing_bundle
 from load.worker_process import WorkerProcess, create_topics
 from worker.assets import asset_dir
 from worker.core.messages import DEAD_LETTER_REASONS, Origin
@@ -108,7 +108,7 @@ def run(payloads: int, seed: int, folder: Path, tell: Tell) -> Account:
     Raises:
         RuntimeError, TimeoutError: the worker ended, or did not apply them in time.
     """
-    bundle_folder = revealing_bundle(folder / "bundle")
+    bundle_folder = revealing_bundle(folder / "bundle", EVERY_EVENT)
     bundle = load_bundle(bundle_folder, asset_dir("models"))
     account = Account(payloads, seed)
     with LocalKafka(folder / "kafka") as kafka:
@@ -191,11 +191,11 @@ def _account(account: Account, settings: dict[str, str], partition: int) -> None
     brokers = settings["kafka.brokers"]
     decode = msgspec.json.Decoder(_Output).decode
     outcomes: dict[int, str] = {}
-    for stream in STREAMS:
+    for stream, scored_or_late in STREAM_OUTCOMES.items():
         for record in iterate_topic(brokers, stream, [partition]):
             output = decode(record.value or b"")
             offset = output.origin.offset if output.origin else int(output.id.split("-")[-1])
-            outcome = output.reason if stream == "dead-letters" else STREAM_OUTCOMES[stream]
+            outcome = scored_or_late or output.reason
             account.doubled += offset in outcomes
             account.topics[outcome] += 1
             outcomes[offset] = outcome
@@ -212,7 +212,8 @@ def _account(account: Account, settings: dict[str, str], partition: int) -> None
             account.examples = [*account.examples, example][:5]
 
 
-STREAM_OUTCOMES = {"anomalies": "scored", "late-events": "late"}
+STREAM_OUTCOMES = {"anomalies": "scored", "late-events": "late", "dead-letters": ""}
+"""Of a record that one of the streams tells of; of a dead letter it is its reason."""
 
 
 def figures(account: Account) -> dict[str, Any]:

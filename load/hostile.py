@@ -73,6 +73,7 @@ class Generator:
             (self._nested, "malformed-json"),
             (self._not_a_number, "malformed-json"),
             (self._wrong_type, "invalid-field"),
+            (self._wrong_notice, "invalid-field"),
             (self._no_machine, "invalid-field"),
             (self._long_machine, "invalid-field"),
             (self._other_key, "key-mismatch"),
@@ -156,6 +157,13 @@ class Generator:
     def _wrong_type(self) -> tuple[bytes, bytes]:
         junk = self._rng.choice(('"1.5"', "true", "[]", "{}", '""'))
         return self._with(**{self._channel(): junk})
+
+    def _wrong_notice(self) -> tuple[bytes, bytes]:
+        now, until = f'"from":{self._now_ms}', f'"until":{self._now_ms + 1000}'
+        backwards = f'"from":{self._now_ms},"until":{self._now_ms - 1}'
+        endless = f'"from":0,"until":{self._now_ms}'
+        fields = ("", now, until, backwards, endless, f'{now},{until},"untill":1')
+        return self._with(maintenance=f"{{{self._rng.choice(fields)}}}")
 
     def _no_machine(self) -> tuple[bytes, bytes]:
         machine, fields = self._event()

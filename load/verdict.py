@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -25,30 +25,28 @@ from worker.assets import asset_dir
 from worker.core.changelog import StateReader
 from worker.core.events import Chunk
 from worker.core.messages import Origin
-from worker.core.outgoing import Outputs
+from worker.core.outgoing import Outputs, Stream
 from worker.core.pipeline import Pipeline
 from worker.core.state import PartitionState
 from worker.metrics import Metrics
 from worker.models.bundle import Bundle, load_bundle
-from worker.models.manifest import MANIFEST_NAME, MODEL_NAME
+from worker.models.manifest import BASELINES_NAME, MANIFEST_NAME, MODEL_NAME
 from worker.transport.driver import Transport
 from worker.transport.processor import Destinations
 from worker.transport.restore import Follower
 
-STREAMS = {
-    "anomalies": "topics.anomalies",
-    "late-events": "topics.late_events",
-    "dead-letters": "topics.dead_letters",
-}
+STREAMS = {stream: f"topics.{stream.replace('-', '_')}" for stream in get_args(Stream)}
 """The pipeline's streams, and the settings that name their topics."""
+EVERY_EVENT, A_FIFTH = 0.999, 0.8
+"""Thresholds, and how many simulated events are anomalies by them."""
 MAX_EXAMPLES = 5
 
 
 class Published(NamedTuple):
-    """One output: of which input offset, and a digest of its key and value."""
+    """One output: what it calls itself or its origin, and a digest of its key and value."""
 
     stream: str
-    offset: int
+    name: str
     digest: bytes
 
 
@@ -78,20 +76,25 @@ class Verdict:
 
 
 class _About(msgspec.Struct):
-    """The part of an output that says which input record it is about."""
+    """The part of an output that names it: its id, or the input record that it is about."""
 
     id: str = ""
+    status: str = ""
     origin: Origin | None = None
 
 
 _about = msgspec.json.Decoder(_About).decode
 
 
-def revealing_bundle(folder: Path) -> Path:
-    """Write a copy of the default bundle that calls every event an anomaly.
+def revealing_bundle(folder: Path, threshold: float) -> Path:
+    """Write a copy of the default bundle with which many events are anomalies.
 
-    Then every input record shows in the outputs, so that none can be lost or applied
-    twice unseen; each anomaly also tells the window that it was judged by.
+    Each tells what was expected of it, which follows from all that its machine said before: so
+    a record that is lost or applied twice shows in the outputs after it, not only in the state.
+
+    Args:
+        threshold: ``EVERY_EVENT``, or ``A_FIFTH`` where an explanation of each would cost more
+            than all else.
 
     Returns:
         The bundle's folder.
@@ -99,8 +102,9 @@ def revealing_bundle(folder: Path) -> Path:
     source = load_bundle("machine-health", asset_dir("models")).path
     manifest = (source / MANIFEST_NAME).read_text(encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MODEL_NAME).write_bytes((source / MODEL_NAME).read_bytes())
-    text, replaced = re.subn(r"(?m)^budget = ", "threshold = 0.999\nbudget = ", manifest)
+    for name in (MODEL_NAME, BASELINES_NAME):
+        (folder / name).write_bytes((source / name).read_bytes())
+    text, replaced = re.subn(r"(?m)^budget = ", f"threshold = {threshold}\nbudget = ", manifest)
     assert replaced == 1
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
     return folder
@@ -183,7 +187,7 @@ def _compare(
 ) -> None:
     for name, difference in (("lost", expected - found), ("too many", found - expected)):
         for output, count in sorted(difference.items())[:MAX_EXAMPLES]:
-            where = f"{output.stream} of partition {partition}, offset {output.offset}"
+            where = f"{output.stream} of partition {partition}, {output.name}"
             verdict.examples.append(f"{where}: {count} {name}")
     verdict.lost += (expected - found).total()
     verdict.duplicated += (found - expected).total()
@@ -191,9 +195,10 @@ def _compare(
 
 def _published(stream: str, key: bytes | None, value: bytes) -> Published:
     about = _about(value)
-    offset = about.origin.offset if about.origin else int(about.id.rpartition("-")[2])
+    origin = about.origin
+    name = f"offset {origin.offset}" if origin else f"{about.id} {about.status}".rstrip()
     digest = hashlib.blake2b(repr(key).encode() + value, digest_size=16).digest()
-    return Published(stream, offset, digest)
+    return Published(stream, name, digest)
 
 
 def no_step(state: PartitionState, chunk: Chunk) -> Outputs:

@@ -69,6 +69,18 @@ EXPECTED = frozenset(
         "late event",
         "machine refused",
         "machine forgotten",
+        "maintenance refused",
+        "taken over with an open episode",
+        "episode opened",
+        "episode updated",
+        "episode closed recovered",
+        "episode closed maintenance",
+        "episode closed forgotten",
+        *(
+            f"sensor {kind} {status}"
+            for kind in ("missing", "stuck", "out-of-range", "silent")
+            for status in ("opened", "closed")
+        ),
         "input aborted",
         "input held open",
     }

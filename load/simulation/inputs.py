@@ -31,12 +31,18 @@ SPEC = parse_spec(
     name = "load"
     min = 0.0
     max = 100.0
+    [[channel]]
+    name = "speed"
     """
 )
 LIMITS = StateLimits(retention_us=6 * 60_000_000, max_machines=4)
 START_US = (EPOCH_MS - 3_600_000) * 1000
 THRESHOLD = 0.2
 """So high that many events are anomalies."""
+RULES = EpisodeRules(merge_gap_us=20_000_000, cool_down_us=20_000_000, minimum_us=0)
+"""So short that episodes open and close within the few events of a seed."""
+TROUBLE = 0.1
+"""Share of readings with which a sensor's trouble begins, for the next few of its machine."""
 
 Event = tuple[bytes | None, bytes | None]
 """Key and value."""
@@ -51,7 +57,7 @@ def _model(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def make_pipeline() -> Pipeline:
     """The worker's pipeline around a model that costs nothing, which knows none of the machines."""
-    rows = 100
+    rows, channels = 100, len(SPEC.continuous)
     fitted = fit(
         SPEC,
         MachineReadings(
@@ -59,8 +65,8 @@ def make_pipeline() -> Pipeline:
             machine_ids=("another",),
             starts=np.array([0, rows]),
             times_us=START_US + np.arange(rows) * 15_000_000,
-            values=np.random.default_rng(1).uniform(0.0, 100.0, (rows, 1)),
-            impossible=np.zeros((rows, 1), np.bool_),
+            values=np.random.default_rng(1).uniform(0.0, 100.0, (rows, channels)),
+            impossible=np.zeros((rows, channels), np.bool_),
             categories={},
             rows=np.arange(rows),
         ),
@@ -71,25 +77,47 @@ def make_pipeline() -> Pipeline:
         Detector(
             SPEC, fitted.baselines, fitted.codes, _model, fitted.expected, threshold=THRESHOLD
         ),
-        Health(SPEC, HealthProfile.unknown(len(SPEC.continuous))),
-        Episodes(SPEC, EpisodeRules()),
+        Health(SPEC, _profile()),
+        Episodes(SPEC, RULES),
+    )
+
+
+def _profile() -> HealthProfile:
+    """Limits for machines that training did not have: few events are enough for a fault."""
+    channels = len(SPEC.continuous)
+    return HealthProfile(
+        machine_ids=(),
+        ranges=np.tile(np.array([0.0, 100.0, np.inf], np.float32), (1, channels, 1)),
+        limits=np.full((1, channels, 2), 3, np.uint16),
+        usual_us=np.array([[30_000_000, 90_000_000]]),
     )
 
 
 def events(random: Random, partition: int, count: int) -> list[Event]:
-    """Events of a few machines: in order, late, from the future, unusable; some fall silent."""
+    """Events of a few machines: in order, late, from the future, unusable; some fall silent.
+
+    Their sensors fail for a while, and maintenance is announced.
+    """
     machines = [f"m{partition}-{i}" for i in range(random.randint(1, 5))]
     silent_after = {m: random.randint(count // 2, 2 * count) for m in machines}
+    troubles: dict[str, list[str]] = {m: [] for m in machines}
     return [
-        _event(random, random.choice(machines), number, silent_after) for number in range(count)
+        _event(random, random.choice(machines), number, silent_after, troubles)
+        for number in range(count)
     ]
 
 
-def _event(random: Random, machine: str, number: int, silent_after: dict[str, int]) -> Event:
+def _event(
+    random: Random,
+    machine: str,
+    number: int,
+    silent_after: dict[str, int],
+    troubles: dict[str, list[str]],
+) -> Event:
     if number > silent_after[machine]:
         machine = min(silent_after, key=lambda m: (-silent_after[m], m))
     time_us = START_US + (15 * number + random.randint(-20, 20)) * 1_000_000
-    body: dict[str, Any] = {"machine_id": machine, "load": round(random.uniform(-5.0, 110.0), 3)}
+    body: dict[str, Any] = {"machine_id": machine, **_readings(random, troubles[machine])}
     kind = random.random()
     if kind < 0.05:
         return machine.encode(), random.choice((b"", b"{", b'{"machine_id": 7}', b"\xff", None))
@@ -99,7 +127,34 @@ def _event(random: Random, machine: str, number: int, silent_after: dict[str, in
         time_us -= random.randint(2, 10) * 60_000_000
     elif kind < 0.17:
         time_us += 2 * 3_600_000_000
+    elif kind < 0.24:
+        body["maintenance"] = _maintenance(random, time_us)
     if kind > 0.95:
-        del body["load"]
+        body["load"] = body["speed"] = None
     body["timestamp"] = time_us
     return machine.encode(), json.dumps(body).encode()
+
+
+def _readings(random: Random, trouble: list[str]) -> dict[str, float | None]:
+    """Readings of one event; ``trouble`` is what is wrong with the machine's next ones."""
+    readings: dict[str, float | None] = {
+        "load": round(random.uniform(-5.0, 110.0), 3),
+        "speed": round(random.uniform(0.0, 100.0), 3),
+    }
+    if not trouble and random.random() < TROUBLE:
+        trouble += [random.choice(("stuck", "missing", "impossible"))] * random.randint(4, 8)
+    what = trouble.pop() if trouble else ""
+    if what == "stuck":
+        readings["speed"] = 50.0
+    elif what == "missing":
+        readings["speed"] = None
+    elif what == "impossible":
+        readings["load"] = -1.0
+    return readings
+
+
+def _maintenance(random: Random, time_us: int) -> dict[str, Any]:
+    """A notice: of now, or of a time to come that the machine may not reach."""
+    begin_us = time_us + random.choice((0, 0, 600_000_000)) + random.randint(0, 9) * 1_000_000
+    end_us = begin_us + random.randint(0, 3) * 60_000_000
+    return {"from": begin_us, "until": end_us, "relearn": random.random() < 0.5}

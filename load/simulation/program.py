@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from random import Random
-from typing import Any
+from typing import Any, get_args
+
+import msgspec
 
 from load.simulation.consumer import Consumer
 from load.simulation.faults import STEP
@@ -14,9 +17,10 @@ from load.simulation.network import Network
 from load.simulation.producer import Admin, Producer
 from load.simulation.scheduler import Process, Signal
 from worker.core.changelog import StateReader
+from worker.core.episode_kernel import OPEN
 from worker.core.errors import BrokerError, DriftDetectorError
 from worker.core.events import Chunk
-from worker.core.outgoing import Outputs
+from worker.core.outgoing import Outputs, Stream
 from worker.core.state import PartitionState
 from worker.transport.group import Group, Orphans
 from worker.transport.poller import Poller
@@ -28,10 +32,22 @@ from worker.transport.takeover import take_over
 APP_ID = "app"
 SOURCE = "sensor-events"
 CHANGELOG = "app-machine-state-changelog"
-STREAMS = ("anomalies", "late-events", "dead-letters")
+STREAMS = get_args(Stream)
 LEAVE_WITHIN_S = 30.0
 LOOK_FOR_ORPHANS_EVERY_S = 5.0
 """As in worker.app."""
+
+
+class _Told(msgspec.Struct):
+    """The parts of an output that say what happened."""
+
+    status: str = ""
+    close_reason: str | None = None
+    kind: str = ""
+    reason: str = ""
+
+
+_decode = msgspec.json.Decoder(_Told).decode
 
 
 class Program:
@@ -65,6 +81,7 @@ class Program:
         self._told = tell
         self._ending = Signal()
         self._closed = False
+        self._known: dict[int, PartitionState] = {}
         self._ready, self._changed = Signal(), Signal()
         self._scheduler.spawn(self.process, self._run)
 
@@ -175,15 +192,32 @@ class Program:
 
     def _slow_step(self, state: PartitionState, chunk: Chunk) -> Outputs:
         self._network.faults.may_break(self.process, f"before {STEP}")
+        if self._known.get(chunk.partition) is not state:
+            self._known[chunk.partition] = state
+            is_open = (state.table["episode_state"] == OPEN).any()
+            self._network.faults.counts["taken over with an open episode"] += int(is_open)
         machines = len(state)
         outputs = self._step(state, chunk)
         counts = self._network.faults.counts
         counts["late event"] += outputs.late
         counts["machine refused"] += outputs.dead["too-many-machines"]
         counts["machine forgotten"] += max(0, machines - len(state))
+        self._count(counts, outputs)
         self._wait(None, self._network.faults.step_s())
         self._network.faults.may_break(self.process, f"after {STEP}")
         return outputs
+
+    @staticmethod
+    def _count(counts: Counter[str], outputs: Outputs) -> None:
+        """Note what became of machines and their sensors."""
+        for record in outputs.records:
+            told = _decode(record.value)
+            if record.stream == "anomaly-episodes":
+                counts[f"episode {told.status} {told.close_reason or ''}".rstrip()] += 1
+            elif record.stream == "sensor-health":
+                counts[f"sensor {told.kind} {told.status}"] += 1
+            elif told.reason == "too-many-windows":
+                counts["maintenance refused"] += 1
 
     def _new_follower(self, _partition: int) -> Follower:
         return Follower(StateReader(SPEC, LIMITS))

@@ -13,7 +13,7 @@ from worker.cli.doctor import Check, all_checks, check_bundle, check_port
 from worker.cli.main import run
 from worker.core.errors import ConfigError
 from worker.kafka_config import connect
-from worker.settings import Settings
+from worker.settings import Settings, TopicSettings
 from worker.topics import compare, create, load_declarations, plan
 
 TIMEOUT_S = 20.0
@@ -30,10 +30,9 @@ def port() -> int:
 @pytest.fixture
 def settings(kafka: LocalKafka, port: int) -> Settings:
     """Settings for the real broker, with topic names that no other test has."""
-    streams = ("sensor_events", "anomalies", "late_events", "dead_letters", "replays")
     return Settings(
         kafka={"brokers": kafka.bootstrap_servers},
-        topics={name: unique(name) for name in streams},
+        topics={name: unique(name) for name in TopicSettings.model_fields},
         worker={"app_id": unique("app")},
         http={"port": port},
     )

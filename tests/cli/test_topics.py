@@ -8,6 +8,7 @@ from load.local_kafka import LocalKafka
 from tests.support.kafka import create_topics, unique
 from worker.cli import topics
 from worker.cli.main import run
+from worker.settings import TopicSettings
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def names(kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     app_id = unique("app")
     monkeypatch.setenv("DRIFTDETECTOR_WORKER__APP_ID", app_id)
     chosen = {"changelog": f"{app_id}-machine-state-changelog"}
-    for setting in ("SENSOR_EVENTS", "ANOMALIES", "LATE_EVENTS", "DEAD_LETTERS", "REPLAYS"):
+    for setting in map(str.upper, TopicSettings.model_fields):
         chosen[setting] = unique(setting.lower())
         monkeypatch.setenv(f"DRIFTDETECTOR_TOPICS__{setting}", chosen[setting])
     return chosen
@@ -29,9 +30,9 @@ def test_missing_topics_are_reported_then_created_then_as_declared(
     names: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["topics", "check"]) == 1
-    assert capsys.readouterr().out.count("missing; driftdetector topics apply creates it") == 6
+    assert capsys.readouterr().out.count("missing; driftdetector topics apply creates it") == 8
     assert run(["topics", "apply", "--dry-run"]) == 0
-    assert capsys.readouterr().out.count("would be created (4 partitions)") == 5
+    assert capsys.readouterr().out.count("would be created (4 partitions)") == 7
     assert run(["topics", "check"]) == 1
     capsys.readouterr()
     assert run(["topics", "apply"]) == 0
@@ -39,15 +40,17 @@ def test_missing_topics_are_reported_then_created_then_as_declared(
     assert [line.split(": ")[0] for line in shown.splitlines()] == [
         names["SENSOR_EVENTS"],
         names["ANOMALIES"],
+        names["ANOMALY_EPISODES"],
         names["DEAD_LETTERS"],
         names["LATE_EVENTS"],
         names["changelog"],
         names["REPLAYS"],
+        names["SENSOR_HEALTH"],
     ]
-    assert shown.count(": created (4 partitions)") == 5
+    assert shown.count(": created (4 partitions)") == 7
     for command in ("check", "apply"):
         assert run(["topics", command]) == 0
-        assert capsys.readouterr().out.count(": as declared") == 6
+        assert capsys.readouterr().out.count(": as declared") == 8
 
 
 def test_a_differing_topic_is_shown_as_a_table_with_the_command_to_change_it(

@@ -24,7 +24,7 @@ from load.torture.campaign import Campaign, Plan, Result, Zombie
 from load.torture.fleet import Exit, Fleet
 from load.torture.recovery import Injection, Watch
 from load.torture.report import figures, tables
-from load.verdict import Verdict, judge, revealing_bundle
+from load.verdict import A_FIFTH, Verdict, judge, revealing_bundle
 from load.worker_process import WorkerProcess
 from tests.transport.conftest import Job
 from worker.gateway import now_us
@@ -80,7 +80,7 @@ class Trial:
 def trial(
     job: Job, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Trial]:
-    folder = revealing_bundle(job.folder / "bundle")
+    folder = revealing_bundle(job.folder / "bundle", A_FIFTH)
     job = replace(job, bundle=load_bundle(folder, job.folder))
     start_us = now_us() - 24 * 3600 * 1_000_000
     source = events(

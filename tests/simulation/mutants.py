@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from load.simulation.broker import Member
+from worker.core.episode_kernel import NONE
 from worker.core.events import Chunk
 from worker.transport import restore
 from worker.transport.group import Orphans
@@ -60,6 +61,16 @@ def restore_stops_a_row_early(patch: pytest.MonkeyPatch) -> None:
     original = restore.ask_ends
     # The last offset is a transaction's marker, the last row is before it.
     patch.setattr(restore, "ask_ends", lambda *a: {p: e - 2 for p, e in original(*a).items()})
+
+
+def episodes_are_forgotten_at_a_take_over(patch: pytest.MonkeyPatch) -> None:
+    original = Processor.take_over
+
+    def take_over(self: Any, partition: int, state: Any, *rest: Any) -> Any:
+        state.table["episode_state"][:] = NONE
+        return original(self, partition, state, *rest)
+
+    patch.setattr(Processor, "take_over", take_over)
 
 
 def partitions_are_given_back_without_a_commit(patch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from load.local_kafka import LocalKafka
+from load.verdict import STREAMS
 from load.worker_process import WorkerProcess, create_topics
 from tests.support.kafka import NewRecord, produce, read_topic, unique
 from worker.assets import asset_dir
@@ -21,11 +22,6 @@ from worker.core.state import PartitionState
 from worker.models.bundle import Bundle, load_bundle
 from worker.simulator import FaultRates, Simulator
 
-STREAMS = {
-    "anomalies": "topics.anomalies",
-    "late-events": "topics.late_events",
-    "dead-letters": "topics.dead_letters",
-}
 US_PER_S = 1_000_000
 
 Published = dict[tuple[str, int], Counter[tuple[bytes | None, bytes | None]]]
@@ -117,8 +113,14 @@ def job(kafka: LocalKafka, bundle: Bundle, tmp_path: Path) -> Job:
     return job
 
 
-def simulated(bundle: Bundle, events: int, machines: int = 200, seed: int = 5) -> list[NewRecord]:
-    """Events of the last hours with faults, late events and garbage, in order of publication."""
+def simulated(
+    bundle: Bundle, events: int, machines: int = 200, seed: int = 5, *, troubled: bool = True
+) -> list[NewRecord]:
+    """Events of the last hours in order of publication.
+
+    Args:
+        troubled: with faults, late events and garbage.
+    """
     interval_s = 15.0
     span_us = int(events / machines * interval_s * US_PER_S)
     start_us = int(time.time() * US_PER_S) - span_us - 3600 * US_PER_S
@@ -128,9 +130,9 @@ def simulated(bundle: Bundle, events: int, machines: int = 200, seed: int = 5) -
         interval_s=interval_s,
         start_us=start_us,
         seed=seed,
-        faults=FaultRates(5.0, 2.0, 0.2),
-        late_rate=0.002,
-        garbage_rate=0.002,
+        faults=FaultRates(5.0, 2.0, 0.2) if troubled else FaultRates.none(),
+        late_rate=0.002 if troubled else 0.0,
+        garbage_rate=0.002 if troubled else 0.0,
     )
     return [NewRecord(value=value, key=key) for key, value in simulator.advance(start_us + span_us)]
 

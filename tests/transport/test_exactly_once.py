@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from load import feed, verdict
 from load.feed import events
 from load.worker_process import WorkerProcess
-from tests.support.kafka import committed_offsets, unique, wait_until
+from tests.support.kafka import committed_offsets, read_topic, unique, wait_until
 from tests.transport.conftest import US_PER_S, Feeder, Job, simulated
 from worker.gateway import now_us
 
@@ -109,6 +111,42 @@ def test_a_second_process_of_the_same_instance_fences_the_first(job: Job) -> Non
     assert "another worker has taken over" in job.log(app_id)
     assert "Traceback" not in job.log(app_id)
     assert job.published(app_id) == job.expected()[0]
+
+
+def test_an_episode_that_is_open_when_a_worker_is_killed_closes_once_under_its_id(job: Job) -> None:
+    machine = b"m-0001"
+    records = simulated(job.bundle, 20 * 300, machines=20, troubled=False)
+    places = [place for place, record in enumerate(records) if record.key == machine]
+    for place in places[100:140]:
+        event = json.loads(records[place].value or b"")
+        event["vibration"] += 10.0
+        records[place] = replace(records[place], value=json.dumps(event).encode())
+    settings = job.settings(unique("episode"))
+    app_id = settings["worker.app_id"]
+
+    job.feed(records[: places[120]])
+    with job.worker(settings) as worker:
+        wait_until_all_is_committed(job, app_id)
+        worker.kill()
+    opened = episodes(job, app_id, machine)
+    job.feed(records[places[120] :])
+    with job.worker(settings) as worker:
+        wait_until_all_is_committed(job, app_id)
+        assert worker.terminate() == 0
+
+    assert [episode["status"] for episode in opened] == ["opened"]
+    told = episodes(job, app_id, machine)
+    assert {episode["id"] for episode in told} == {opened[0]["id"]}
+    assert [episode["sequence"] for episode in told] == list(range(1, len(told) + 1))
+    assert [e["status"] for e in told if e["status"] != "updated"] == ["opened", "closed"]
+    assert told[-1]["close_reason"] == "recovered"
+    assert job.published(app_id) == job.expected()[0]
+
+
+def episodes(job: Job, app_id: str, machine: bytes) -> list[dict[str, Any]]:
+    """What was told of a machine's episodes, in order."""
+    read = read_topic(job.kafka.bootstrap_servers, f"{app_id}-anomaly-episodes")
+    return [json.loads(record.value or b"") for record in read if record.key == machine]
 
 
 def test_at_least_once_may_repeat_but_loses_nothing(job: Job) -> None:

@@ -104,6 +104,8 @@ def test_a_commit_holds_the_rows_the_outputs_and_the_offsets_of_whole_chunks(
         ("publish", "changelog", 3, LAYOUT_KEY),
         ("publish", "changelog", 3, b"m0|%d" % slot),
         ("publish", "changelog", 3, b"m1|%d" % slot),
+        ("publish", "changelog", 3, b"m0|m"),
+        ("publish", "changelog", 3, b"m1|m"),
         ("commit", {3: 2}),
         ("committed",),
     ]

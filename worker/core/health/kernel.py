@@ -75,7 +75,7 @@ def _next_deadline(moments, flags):  # type: ignore[no-untyped-def]
     """When the next machine will have been silent for too long, if it is not heard."""
     deadline_us = NEVER_US
     for m in range(moments.shape[0]):
-        if moments[m, HEARD] != UNHEARD and (flags[m, IS_SILENT] == 0 or flags[m, RETURNED] > 0):
+        if moments[m, HEARD] != UNHEARD and flags[m, IS_SILENT] == 0:
             deadline_us = min(deadline_us, moments[m, HEARD] + moments[m, PATIENCE])
     return deadline_us
 
@@ -87,7 +87,6 @@ def _notice_silent(told, row, clock_us, moments, paces, flags):  # type: ignore[
         deadline_us = moments[m, HEARD] + moments[m, PATIENCE]
         if moments[m, HEARD] == UNHEARD or deadline_us >= clock_us:
             continue
-        flags[m, RETURNED] = 0
         if flags[m, IS_SILENT] == 0 and deadline_us > moments[m, SILENT_SINCE]:
             flags[m, IS_SILENT] = 1
             moments[m, SILENT_SINCE] = deadline_us
@@ -359,6 +358,10 @@ def check(  # type: ignore[no-untyped-def]
         if clock_us > deadline_us:
             told = _notice_silent(told, i, clock_us, moments, paces, flags)
             deadline_us = _next_deadline(moments, flags)
+        if flags[m, IS_SILENT] and moments[m, HEARD] + moments[m, PATIENCE] < clock_us:
+            # It was silent again before it had returned. Found at its own event, since what
+            # changes at another machine's has to be told, or it would not be saved.
+            flags[m, RETURNED] = 0
         interval_us = usual_us[p, INTERVAL]
         base_us = max(usual_us[p, SILENCE], grace_us) if usual_us[p, SILENCE] else NEVER_US
         often = _keep_pace(t, clock_us, interval_us, base_us, m, moments, paces)
