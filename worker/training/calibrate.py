@@ -40,7 +40,7 @@ FLEET_ROWS = 10.0
 """What the fleet's median weighs against a machine's own, in independent rows."""
 STRETCHES = 4.0
 """Independent values of slow streams in a window."""
-CLUSTER_SHARE = 0.05
+CLUSTER_SHARE = 0.02
 """Share of the rows that count as extreme where it is measured how they come together."""
 UNSURE = 1.2
 """Standard deviation of streams where no machine has enough rows to measure it."""

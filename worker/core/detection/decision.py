@@ -55,9 +55,9 @@ BYPASS = 3.0
 """At this multiple A opens an anomaly whatever the surprise."""
 CALM_SHARE = 1.0 / 12.0
 """Share of the window for which A must be low before the anomaly closes."""
-ORDINARY = 0.7
-"""Slow evidence below this L, which one reading in five has, says nothing: slow means wander
-together for long, and would blur the order of readings that deviate for a moment."""
+ORDINARY = 1.0
+"""Evidence of slow means and of the forest below this L, which one reading in ten has, says
+nothing: it lasts or saturates, and would blur the order of readings that deviate for a moment."""
 COLD_FACTOR = 2.0
 """By how much more A must exceed its threshold at the beginning of the warm-up, beyond once."""
 _L_KNOTS = np.array([0.30103, 0.69897, 1.0, 1.30103, 1.69897])
@@ -128,7 +128,7 @@ def combine(families, calibration, tails):  # type: ignore[no-untyped-def]
     for f in range(FAMILIES):
         tails[f] = tail(families[f], calibration, f)
         counted = tails[f]
-        if SHORT <= f <= MARGINAL:
+        if f >= SHORT:
             counted = np.maximum(counted - ORDINARY, 0.0)
         total += counted * np.sqrt(counted)
     return np.cbrt(total) ** 2
