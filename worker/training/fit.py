@@ -7,6 +7,7 @@ over machines, so that faults inside some machines' training periods do no harm.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -140,7 +141,9 @@ class _Pool:
     """Processes, or none where one is enough."""
 
     def __init__(self, workers: int) -> None:
-        self._executor = ProcessPoolExecutor(workers) if workers > 1 else None
+        # Libraries with threads of their own, such as polars, do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(workers, context) if workers > 1 else None
 
     def __enter__(self) -> _Pool:
         return self
