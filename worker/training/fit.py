@@ -32,14 +32,17 @@ from worker.core.detection.baselines import (
     PRIOR,
     PRIOR_ROWS,
     RESIDUAL,
+    ROWS,
     SCALE_ROWS,
     SD,
     SEASON_BINS,
     SHAPE_WEIGHT,
     SIGNAL_COLUMNS,
     STREAMS,
+    WINDOW,
     Baselines,
 )
+from worker.core.detection.streams import WARM_UP_WINDOWS
 from worker.core.features import assemble, derive, mask_impossible
 from worker.core.state import PartitionState
 from worker.training.calibrate import FLEET_ROWS, UNSURE, Sample, calibrate, own_weights
@@ -262,6 +265,7 @@ def _assemble(
         machines[k] = one.interval_us, len(one.times_us), one.window, KNOWN_SCALE_ROWS, 1.0
     prior = np.median(machines, axis=0)
     prior[SCALE_ROWS] = FLEET_ROWS
+    prior[ROWS] = max(prior[ROWS], WARM_UP_WINDOWS * prior[WINDOW])
     machines = np.concatenate([prior[None], machines[long]])
     scale = np.array([fleet.place.scale, *(x.baseline.scale for x in learned)])
     precision, weights = regress(fleet.covariance, fleet.neighbours, fleet.place.scale > 0.0)
@@ -321,9 +325,9 @@ def _deviations(
 def widened(stretches: Floats) -> Floats:
     """By how much a standard deviation is too small that rests on few independent values.
 
-    Student's t against the normal distribution, where one in a thousand is beyond.
+    Student's t against the normal distribution, where one in a hundred is beyond.
     """
-    p = 1e-3
+    p = 1e-2
     wider: Floats = stats.t.isf(p, np.maximum(stretches, 2.0)) / stats.norm.isf(p)
     return wider
 

@@ -16,6 +16,7 @@ from worker.core.detection.baselines import (
     FOREST,
     INTERVAL_US,
     PRIOR,
+    ROWS,
     STREAMS,
     WINDOW,
     Baselines,
@@ -28,6 +29,9 @@ from worker.core.table import Field, Fields, MachineTable
 DAY_US = 86_400 * US_PER_S
 BUDGET = 0.1
 """False episodes per machine and day that are tolerated unless told otherwise."""
+FARTHEST_PERIODS = 250.0
+"""A budget of less than one false episode in so many times the training's length is taken as
+that: of what is rarer, nothing is known."""
 
 FOREST_COUNTS = 0.25
 """The forest is asked why from this share of the largest contribution on; less would change
@@ -101,9 +105,7 @@ class Detector:
         self._rows = {name: k + 1 for k, name in enumerate(baselines.machine_ids.tolist())}
         self._moving = np.maximum((baselines.scale > 0.0).sum(axis=1), 1).astype(np.float64)
         if threshold is None:
-            rows = baselines.machines[:, INTERVAL_US] * baselines.machines[:, CLUSTER_ROWS]
-            opportunities = DAY_US / rows
-            self._opens_at = np.maximum(-np.log10(budget / opportunities), 1.0)
+            self._opens_at = opening_states(baselines.machines, budget)
         else:
             self._opens_at = np.full(
                 len(baselines) + 1, 4.0 * (1.0 - threshold) / (1.0 + threshold)
@@ -240,3 +242,16 @@ class Detector:
             deviation,
             experience,
         )
+
+
+def opening_states(machines: Floats, budget: float) -> Floats:
+    """The A (K+1,) at which anomalies open, so that false episodes keep to a budget.
+
+    Args:
+        machines: see ``Baselines``.
+        budget: false episodes per machine and day.
+    """
+    periods = DAY_US / (machines[:, INTERVAL_US] * machines[:, ROWS])
+    per_day = np.maximum(budget, periods / FARTHEST_PERIODS)
+    chances = DAY_US / (machines[:, INTERVAL_US] * machines[:, CLUSTER_ROWS])
+    return np.maximum(-np.log10(per_day / chances), 1.0)

@@ -211,6 +211,7 @@ def _stream_signal(  # type: ignore[no-untyped-def]
     state[RESIDUAL, j] += level_step * _clip(residual, STEP)
     state[SLOW_SHORT, j] += short_step * (residual - state[SLOW_SHORT, j])
     state[SLOW, j] += slow_step * (residual - state[SLOW, j])
+    value -= signals[MEAN, j]
     state[SLOW_NORMALISED, j] += short_step * (value - state[SLOW_NORMALISED, j])
     streams[RESIDUAL, j] = residual
     for s in range(SLOW_SHORT, STREAMS):
