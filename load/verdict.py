@@ -37,7 +37,7 @@ from worker.transport.restore import Follower
 
 STREAMS = {stream: f"topics.{stream.replace('-', '_')}" for stream in get_args(Stream)}
 """The pipeline's streams, and the settings that name their topics."""
-EVERY_EVENT, A_FIFTH = 0.999, 0.8
+EVERY_EVENT, MANY_EVENTS = 0.999, 0.7
 """Thresholds, and how many simulated events are anomalies by them."""
 MAX_EXAMPLES = 5
 
@@ -93,7 +93,7 @@ def revealing_bundle(folder: Path, threshold: float) -> Path:
     a record that is lost or applied twice shows in the outputs after it, not only in the state.
 
     Args:
-        threshold: ``EVERY_EVENT``, or ``A_FIFTH`` where an explanation of each would cost more
+        threshold: ``EVERY_EVENT``, or ``MANY_EVENTS`` where an explanation of each would cost more
             than all else.
 
     Returns:

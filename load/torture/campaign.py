@@ -21,7 +21,7 @@ from load.records import wait_until
 from load.torture.compaction import Compactions, sizes
 from load.torture.fleet import Exit, Fleet
 from load.torture.recovery import Injection, Watch
-from load.verdict import A_FIFTH, STREAMS, Verdict, judge, revealing_bundle
+from load.verdict import MANY_EVENTS, STREAMS, Verdict, judge, revealing_bundle
 from load.worker_process import WorkerProcess, create_topics, load
 from worker.assets import asset_dir
 from worker.core.channels import ChannelSpec
@@ -180,7 +180,7 @@ class Campaign:
                 workers no longer commit; logs are in its folder.
         """
         started_s = time.monotonic()
-        bundle_folder = revealing_bundle(self._folder / "bundle", A_FIFTH)
+        bundle_folder = revealing_bundle(self._folder / "bundle", MANY_EVENTS)
         bundle = load_bundle(bundle_folder, asset_dir("models"))
         with (
             Proxy() as self._proxy,

@@ -44,10 +44,9 @@ def test_partitions_that_stay_are_scored_while_those_that_move_are_restored(job:
             wait_until_all_is_committed(job, app_id)
             restores = {name: worker.metrics() for name, worker in (("0", first), ("1", second))}
     log = job.log(app_id)
-    assert re.findall(r"restored .* in partitions (\[.*\])", log) == [
-        "[0, 1, 2, 3]",
-        str(sorted(moved)),
-    ]
+    # Behind these the first may be given them back, while both end.
+    restored = re.findall(r"restored .* in partitions (\[.*\])", log)
+    assert restored[:2] == ["[0, 1, 2, 3]", str(sorted(moved))]
     assert restores["0"]["restore_duration_seconds_count"] == 1
     assert job.published(app_id) == job.expected()[0]
 
