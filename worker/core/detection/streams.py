@@ -57,6 +57,9 @@ SINGULAR = 1e-6
 """Missing signals that leave each other so open are not filled in."""
 MOVED = 10.0
 """Normalised value of a signal that never moved in training and now did."""
+LONG_SHARE = 8.0
+LONG_WINDOWS = 4.0
+"""The slowest mean is over an eighth of the rows of training, at least w and at most 4 w."""
 STEP = 3.0
 """Levels follow a deviation up to this many standard deviations."""
 UNCLIPPED_ROWS = 8
@@ -72,6 +75,14 @@ DAY_US = 86_400_000_000
 @njit("f8(f8, f8)", cache=True, nogil=True, inline="always")
 def _clip(x, limit):  # type: ignore[no-untyped-def]
     return min(max(x, -limit), limit)
+
+
+@njit("f8(f8, f8)", cache=True, nogil=True, inline="always")
+def _agreed(slow, recent):  # type: ignore[no-untyped-def]
+    """The nearer to 0 of two means, 0 where they disagree: what is over is no evidence."""
+    if slow * recent <= 0.0:
+        return 0.0
+    return slow if abs(slow) < abs(recent) else recent
 
 
 @njit("f8(f8, f8, f8)", cache=True, nogil=True)
@@ -216,6 +227,7 @@ def _stream_signal(  # type: ignore[no-untyped-def]
     streams[RESIDUAL, j] = residual
     for s in range(SLOW_SHORT, STREAMS):
         streams[s, j] = state[s, j]
+    streams[SLOW, j] = _agreed(np.float64(state[SLOW, j]), np.float64(state[SLOW_SHORT, j]))
     for s in range(STREAMS):
         streams[s, j] /= signals[SD + s, j]
 
@@ -281,7 +293,8 @@ def follow(  # type: ignore[no-untyped-def]
         learns = 0.0 if maintained[i] else 1.0
         level_step = learns / max(known[ROWS], LEVEL_WINDOWS * known[WINDOW])
         short_step = learns * 2.0 / (known[WINDOW] / 4.0 + 1.0)
-        slow_step = learns * 2.0 / (known[WINDOW] + 1.0)
+        windows = min(max(known[ROWS] / (LONG_SHARE * known[WINDOW]), 1.0), LONG_WINDOWS)
+        slow_step = learns * 2.0 / (windows * known[WINDOW] + 1.0)
         if relearn[i]:
             learned[m] = 0
             place[m] = 0.0
