@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import polars as pl
 from load.detection.cases import Frame
 from load.detection.detectors import Condition, Detections, Episode
 from worker.core.channels import ChannelSpec
+from worker.core.errors import ConfigError
 from worker.models.bundle import Bundle, load_bundle
 from worker.replay.backtest import backtest
 from worker.training.readings import Recording, machine_readings, recording_of
@@ -21,14 +23,22 @@ DATE = "2026-01-01"
 
 
 class DriftDetector:
-    """See :class:`load.detection.detectors.Detector`."""
+    """See :class:`load.detection.detectors.Detector`.
+
+    Readings that training refuses, because nothing in them ever moves, are not judged.
+    """
 
     def fit(self, spec: ChannelSpec, train: Frame, seed: int) -> None:
         """Train a bundle in a temporary folder, and load it."""
-        self._bundle = train_bundle(spec, train, seed)
+        self._bundle: Bundle | None = None
+        with contextlib.suppress(ConfigError):
+            self._bundle = train_bundle(spec, train, seed)
 
     def detect(self, test: Frame, budget: float) -> Detections:
         """Backtest from fresh state."""
+        if self._bundle is None:
+            unknown = np.full(len(test.times_us), np.nan)
+            return Detections(unknown, unknown, unknown > 0.0, [()] * len(unknown), [])
         bundle = dataclasses.replace(self._bundle, budget=budget)
         found = backtest(bundle, _recording(bundle.spec, test))
         scores = found.scores

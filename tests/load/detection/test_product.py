@@ -34,3 +34,12 @@ def test_a_derived_signal_speaks_for_its_channels() -> None:
     assert set(found.top_channels[101]) == {"a", "b", "c"}
     assert found.top_channels[101][2] == "c"
     assert np.isfinite(found.anomaly_score).all()
+
+
+def test_a_series_that_never_moves_in_training_is_not_judged() -> None:
+    case = fleet_case(Fleet("iid"), seed=0, machines=1)
+    detector = DriftDetector()
+    detector.fit(case.spec, case.train._replace(values=np.ones_like(case.train.values)), seed=1)
+    found = detector.detect(case.test, 0.1)
+    assert not found.episodes
+    assert not found.is_anomaly.any()

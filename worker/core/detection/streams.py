@@ -5,7 +5,8 @@ in training: the normalised value z = (x - location) / scale, less what is usual
 of day; the *residual*, what remains of z when it is predicted from the other signals (ridge
 regression, as rows of the precision matrix), less its level, which is followed so slowly that
 it only absorbs what goes on for as long as the training was; exponential means of the residual
-over w/4 and w rows; and the exponential mean of z over w/4 rows.
+over w/4 rows and over w to 4 w, the slower one only as far as the other agrees; and the
+exponential mean of z over w/4 rows.
 
 A machine that training did not know learns its location and scale from its first events
 (Welford's mean and variance of values clipped at 4 standard deviations), shrunk towards
