@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from load.local_kafka import LocalKafka
-from tests.support.kafka import create_topics, unique
+from tests.support.kafka import create_topics, unique, wait_until
 from worker.cli import topics
 from worker.cli.main import run
 from worker.settings import TopicSettings
@@ -37,6 +37,8 @@ def test_missing_topics_are_reported_then_created_then_as_declared(
     capsys.readouterr()
     assert run(["topics", "apply"]) == 0
     shown = capsys.readouterr().out
+    wait_until(lambda: run(["topics", "check"]) == 0, "the topics are known")
+    capsys.readouterr()
     assert [line.split(": ")[0] for line in shown.splitlines()] == [
         names["SENSOR_EVENTS"],
         names["ANOMALIES"],
@@ -80,6 +82,8 @@ def test_the_replication_factor_is_passed_on(
     assert run(["topics", "apply", "--replication-factor", "3"]) == 69
     assert "the cluster refuses to create it" in capsys.readouterr().err
     assert run(["topics", "apply", "--replication-factor", "1"]) == 0
+    # A busy broker knows of new topics a little after the controller.
+    wait_until(lambda: run(["topics", "check"]) == 0, "the topics are known")
     capsys.readouterr()
     assert run(["topics", "apply", "--replication-factor", "3"]) == 1
     assert "replication factor" in capsys.readouterr().out
