@@ -53,6 +53,10 @@ KEEPS = 0.75
 """An anomaly stays open while A is above this share of what opens one."""
 BYPASS = 3.0
 """At this multiple A opens an anomaly whatever the surprise."""
+SURPRISE = 3.0
+RESOLUTION = 0.4
+"""An anomaly opens where at most one in 10^3 of the readings that are remembered was as extreme;
+of fewer, one of the most extreme by this margin."""
 CALM_SHARE = 1.0 / 12.0
 """Share of the window for which A must be low before the anomaly closes."""
 ORDINARY = 1.0
@@ -308,7 +312,7 @@ def decide(  # type: ignore[no-untyped-def]
             # Whether it surprises matters only for what would be an anomaly then.
             surprised = True
             if state > needed:
-                gate = min(2.5, np.log10(settings[k, ROWS]) - 0.4)
+                gate = min(SURPRISE, np.log10(known[m, 0].sum()) - RESOLUTION)
                 surprised = _surprise(evidence, known[m]) >= gate
             thresholds[i] = score_of(needed if surprised else BYPASS * needed)
         if scores[i] < thresholds[i]:
