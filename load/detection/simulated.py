@@ -2,7 +2,8 @@
 
 Two weeks of a run are simulated, with one event a minute (milling machines) or in five (pumps). The
 first days are learned, the others judged. ``healthy`` learns from days without faults, as after
-commissioning; ``unlabelled`` from days with as many faults as the test.
+commissioning; ``unlabelled`` from days with as many faults as the test; ``newcomers`` from
+other machines of the same kind than are judged.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Plant:
 
     Attributes:
         healthy_training: whether the days to learn from are without faults.
+        newcomers: whether half of the machines are learned from and the others judged.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Plant:
     interval_s: float
     machines: int
     healthy_training: bool = True
+    newcomers: bool = False
 
 
 def plants() -> tuple[Plant, ...]:
@@ -100,6 +103,7 @@ def plants() -> tuple[Plant, ...]:
         Plant("healthy", mills, 60.0, 20),
         Plant("unlabelled", mills, 60.0, 20, healthy_training=False),
         Plant("pumps", parse_spec(PUMP, "pump"), 300.0, 40),
+        Plant("newcomers", mills, 30.0, 40, newcomers=True),
     )
 
 
@@ -121,10 +125,15 @@ def plant_case(
         # Faults have random numbers of their own, so this is the same past without them.
         before = _frame(_simulator(plant, seed, FaultRates.none()), split_us)
     test = _frame(faulty, end_us)
+    judged = set(faulty.machine_ids)
+    if plant.newcomers:
+        known = set(faulty.machine_ids[: plant.machines // 2])
+        judged -= known
+        before, test = _of(before, known), _of(test, judged)
     events = tuple(
         Event(f.machine_id, f.kind, max(f.start_us, split_us), f.end_us, f.channels, f.category)
         for f in faulty.truth().faults
-        if f.end_us > split_us
+        if f.end_us > split_us and f.machine_id in judged
     )
     labels = np.zeros(len(test.times_us), np.bool_)
     for event in events:
@@ -162,6 +171,12 @@ def _frame(simulator: Simulator, until_us: int) -> Frame:
     readings = simulator.readings(until_us)
     ids = np.array(simulator.machine_ids)[readings.machines]
     return Frame(ids, readings.times_us, readings.values)
+
+
+def _of(frame: Frame, machine_ids: set[str]) -> Frame:
+    """The rows of some machines."""
+    rows = np.isin(frame.machine_ids, sorted(machine_ids))
+    return Frame(frame.machine_ids[rows], frame.times_us[rows], frame.values[rows])
 
 
 def _machine_types(plant: Plant, seed: int) -> dict[str, str]:

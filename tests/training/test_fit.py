@@ -95,3 +95,24 @@ def test_processes_learn_what_one_learns() -> None:
     two = fit(spec_of(2), readings, workers=2).baselines.to_arrays()
     for name, array in one.items():
         assert np.array_equal(array, two[name])
+
+
+def fleet_with_a_slow_channel(rng: np.random.Generator, rows: int) -> np.ndarray:
+    """A channel with noise at a level of the machine's own, and one that climbs for a thousand
+    rows before it falls back to zero, as the wear of a tool does."""
+    wear = (np.arange(rows) + rng.integers(1000)) % 1000.0
+    return np.stack([rng.normal(5.0) + rng.normal(0.0, 0.2, rows), wear + rng.normal(size=rows)], 1)
+
+
+def test_a_newcomer_whose_channel_is_slow_keeps_to_the_fleets_place_for_it() -> None:
+    rng = np.random.default_rng(11)
+    spec = spec_of(2)
+    fitted = fit(spec, readings_of([fleet_with_a_slow_channel(rng, 4000) for _ in range(8)]))
+    for k in range(5):
+        values = fleet_with_a_slow_channel(rng, 3000)
+        values[2500:, 0] += 4.0
+        scores = score(spec, fitted, f"new{k}", values)
+        anomalies = scores.anomaly_score < scores.threshold
+        assert not anomalies[:2500].any()
+        assert anomalies[2500:2520].any()
+        assert scores.contributions[2510].argmax() == 0

@@ -20,14 +20,14 @@ def ordinary() -> np.ndarray:
 
 def test_ordinary_work_is_kept_whole() -> None:
     series = series_of(ordinary())
-    assert without_suspects(series, locate(series.values), NEIGHBOURS) is series
+    assert without_suspects(series, locate(series.values, series.window), NEIGHBOURS) is series
 
 
 def test_a_fault_is_left_out_with_its_margin() -> None:
     values = ordinary()
     values[1000:1080, 0] += 15.0
     series = series_of(values)
-    kept = without_suspects(series, locate(values), NEIGHBOURS)
+    kept = without_suspects(series, locate(values, series_of(values).window), NEIGHBOURS)
     left_out = np.setdiff1d(series.times_us, kept.times_us) // MINUTE_US
     assert set(range(1000, 1080)) <= set(left_out.tolist())
     assert len(left_out) < 400
@@ -37,15 +37,17 @@ def test_what_happens_again_and_again_is_how_the_machine_works() -> None:
     values = ordinary()
     values[::150, 1] += 30.0
     series = series_of(values)
-    assert not suspect_rows(series, locate(values), NEIGHBOURS).any()
+    assert not suspect_rows(series, locate(values, series_of(values).window), NEIGHBOURS).any()
 
 
 def test_long_changes_are_not_taken_for_faults() -> None:
     values = ordinary()
     values[:400, 0] += 20.0
-    assert not suspect_rows(series_of(values), locate(values), NEIGHBOURS).any()
+    assert not suspect_rows(
+        series_of(values), locate(values, series_of(values).window), NEIGHBOURS
+    ).any()
 
 
 def test_few_rows_are_kept_as_they_are() -> None:
     series = series_of(ordinary()[:20])
-    assert without_suspects(series, locate(series.values), NEIGHBOURS) is series
+    assert without_suspects(series, locate(series.values, series.window), NEIGHBOURS) is series

@@ -95,15 +95,55 @@ def calibrate(baselines: Baselines, samples: list[Sample], widening: Floats, poo
         combined = decision.combine_all(found, baselines.calibration[k], evidence)
         states.append(_tail_of(combined))
         clusters.append(np.array([_cluster_rows(combined, baselines.machines[k, WINDOW])]))
-        for i, f in enumerate(KNOWN):
-            bins = decision.BINS_PER_DOUBLING * np.log2(1.0 + evidence[:, f])
-            filled = np.minimum(bins.astype(np.int64), BINS - 1)
-            baselines.known[k, i] = np.bincount(filled, minlength=BINS)
+        baselines.known[k] = _bins_of(evidence)
     if families:
         baselines.known[PRIOR] = np.median(baselines.known[1:], axis=0)
     nothing = _tail_by(lambda p: -2.0 * np.log10(p))
     _draw(baselines.calibration[:, STATE], states, nothing, weights)
     _draw(baselines.machines[:, CLUSTER_ROWS:], clusters, np.ones(1), weights)
+
+
+def calibrate_prior(
+    baselines: Baselines, samples: list[Sample], widening: Floats, pool_map: Map
+) -> None:
+    """Calibrate the prior anew, by machines that were followed as if never seen.
+
+    Their rows are taken together, not machine by machine: a prior has to bear the
+    machine that differs most.
+
+    Args:
+        widening: (D,) see :func:`calibrate`.
+    """
+    together = np.concatenate([sample.streams for sample in samples])
+    tails = _signal_tails(together)
+    tails = np.where(np.isnan(tails), baselines.tails[PRIOR], tails)
+    tails[:, -1] *= widening
+    baselines.tails[PRIOR] = tails
+    moving = float(max((baselines.scale[PRIOR] > 0.0).sum(), 1))
+    jobs = [(x, baselines.signals[PRIOR], baselines.tails[PRIOR], moving) for x in samples]
+    families = list(pool_map(_families, jobs))
+    own = np.array([_tail_of(x) for x in np.concatenate(families).T])
+    usual = baselines.calibration[PRIOR, :STATE]
+    baselines.calibration[PRIOR, :STATE] = np.where(np.isnan(own), usual, own)
+    states, clusters = [], []
+    known = np.zeros((len(KNOWN), BINS))
+    for found in families:
+        evidence = np.zeros(found.shape)
+        states.append(decision.combine_all(found, baselines.calibration[PRIOR], evidence))
+        clusters.append(_cluster_rows(states[-1], baselines.machines[PRIOR, WINDOW]))
+        known += _bins_of(evidence)
+    baselines.calibration[PRIOR, STATE] = _tail_of(np.concatenate(states))
+    baselines.machines[PRIOR, CLUSTER_ROWS] = np.median(clusters)
+    baselines.known[PRIOR] = known / len(samples)
+
+
+def _bins_of(evidence: Floats) -> Floats:
+    """How many rows (len(KNOWN), BINS) were how extreme, by the evidence (n, FAMILIES)."""
+    filled = np.zeros((len(KNOWN), BINS))
+    for i, f in enumerate(KNOWN):
+        bins = decision.BINS_PER_DOUBLING * np.log2(1.0 + evidence[:, f])
+        filled[i] = np.bincount(np.minimum(bins.astype(np.int64), BINS - 1), minlength=BINS)
+    return filled
 
 
 def _cluster_rows(x: Floats, window: float) -> float:

@@ -8,7 +8,7 @@ wanders between periods, which is what a threshold has to bear.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -77,11 +77,15 @@ class Place:
     Attributes:
         location, scale: (D,) robust; scale 0 for a signal that does not move, and NaN
             locations for one without readings.
-        rows: how many independent rows they rest on.
+        memory: (D,) over how many rows each signal remembers itself.
+        readings: (D,) how many independent readings of each signal they rest on.
+        rows: how many independent rows, from row to row of a typical signal.
     """
 
     location: Floats
     scale: Floats
+    memory: Floats
+    readings: Floats
     rows: float
 
 
@@ -96,8 +100,8 @@ class Baseline:
     season: NDArray[np.float32]
 
 
-def locate(values: Floats) -> Place:
-    """Median and robust scale of each signal (n, D)."""
+def locate(values: Floats, window: float) -> Place:
+    """Median and robust scale of each signal (n, D); see ``Series.window``."""
     count = values.shape[1]
     location, scale, phi = np.full(count, np.nan), np.zeros(count), []
     for j in range(count):
@@ -112,7 +116,10 @@ def locate(values: Floats) -> Place:
             y = np.clip(d / scale[j], -streams.FARTHEST_EXPECTATION, streams.FARTHEST_EXPECTATION)
             phi.append(np.clip(np.mean(y[1:] * y[:-1]) / max(np.mean(y * y), 1e-12), 0.0, 0.98))
     tau = float(np.median([(1 + p) / (1 - p) for p in phi])) if phi else 1.0
-    return Place(location, scale, max(len(values) / tau, 1.0))
+    place = Place(location, scale, np.ones(count), np.ones(count), max(len(values) / tau, 1.0))
+    memory = memory_of(normalise(values, place), window)
+    readings = np.maximum((~np.isnan(values)).sum(axis=0) / memory, 1.0)
+    return replace(place, memory=memory, readings=readings)
 
 
 def spread(d: Floats) -> float:
@@ -235,7 +242,7 @@ def baseline_of(
             x = left[:, j][~np.isnan(left[:, j])]
             scale[j] = min(spread(x - np.median(x)), scale[j])
         season[seasonal] *= (place.scale / scale)[seasonal, None]
-        place = Place(place.location, scale, place.rows)
+        place = replace(place, scale=scale)
         values = values - scale * usual_at(season, times_us)
     moving = place.scale > 0.0
     y = normalise(values, place)
@@ -257,39 +264,57 @@ def folds_of(n: int) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
+def follow_alone(
+    series: Series,
+    baseline: Baseline,
+    neighbours: NDArray[np.int32],
+    settings: Floats,
+    learned: int = streams.KNOWN_PLACE,
+) -> NDArray[np.float32]:
+    """Streams (n, STREAMS, D) of one machine under a baseline, followed from the start.
+
+    Args:
+        settings: (MACHINE_COLUMNS,) see ``Baselines.machines``.
+        learned: 0 for a machine that is to learn its own place.
+    """
+    n, count = series.values.shape
+    out = np.empty((n, STREAMS, count), np.float32)
+    streams.follow(
+        np.zeros(n, np.int64),
+        series.times_us,
+        series.values,
+        np.zeros(n, np.bool_),
+        np.zeros(n, np.bool_),
+        baseline.location[None],
+        baseline.scale[None],
+        baseline.signals[None],
+        neighbours,
+        baseline.weights[None],
+        baseline.season[None],
+        settings[None],
+        np.zeros(1, np.int32),
+        np.full((1, count), learned, np.int32),
+        np.zeros((1, 2, count)),
+        np.zeros((1, STREAMS, count), np.float32),
+        out,
+        np.empty((n, count)),
+        np.empty((n, count), np.float32),
+        np.empty(n, np.float32),
+    )
+    return out
+
+
 def out_of_fold(
     series: Series, baselines: list[Baseline], neighbours: NDArray[np.int32]
 ) -> NDArray[np.float32]:
     """Streams (n, STREAMS, D), each fold's by its own baseline, as if followed from the start."""
     n, count = series.values.shape
-    settings = np.zeros((1, MACHINE_COLUMNS))
-    settings[0, ROWS], settings[0, WINDOW] = n, series.window
+    settings = np.zeros(MACHINE_COLUMNS)
+    settings[ROWS], settings[WINDOW] = n, series.window
     found = np.empty((n, STREAMS, count), np.float32)
     for fold, baseline in zip(folds_of(n), baselines, strict=True):
-        out = np.empty((fold.stop, STREAMS, count), np.float32)
-        streams.follow(
-            np.zeros(fold.stop, np.int64),
-            series.times_us[: fold.stop],
-            series.values[: fold.stop],
-            np.zeros(fold.stop, np.bool_),
-            np.zeros(fold.stop, np.bool_),
-            baseline.location[None],
-            baseline.scale[None],
-            baseline.signals[None],
-            neighbours,
-            baseline.weights[None],
-            baseline.season[None],
-            settings,
-            np.zeros(1, np.int32),
-            np.full((1, count), streams.KNOWN_PLACE, np.int32),
-            np.zeros((1, 2, count)),
-            np.zeros((1, STREAMS, count), np.float32),
-            out,
-            np.empty((fold.stop, count)),
-            np.empty((fold.stop, count), np.float32),
-            np.empty(fold.stop, np.float32),
-        )
-        found[fold] = out[fold]
+        until = Series(series.times_us[: fold.stop], series.values[: fold.stop])
+        found[fold] = follow_alone(until, baseline, neighbours, settings)[fold]
     return found
 
 
@@ -315,10 +340,11 @@ def learn(series: Series, place: Place, neighbours: NDArray[np.int32]) -> Learne
     every = np.ones(len(series.times_us), np.bool_)
     places = []
     for fold in folds_of(len(every)):
-        own = locate(series.values[_without(every, fold)])
+        own = locate(series.values[_without(every, fold)], series.window)
         moves = (own.scale > 0.0) & (place.scale > 0.0)
         location = np.where(moves, own.location, place.location)
-        places.append(Place(location, np.where(moves, own.scale, place.scale), own.rows))
+        scale = np.where(moves, own.scale, place.scale)
+        places.append(replace(own, location=location, scale=scale))
     seasonal = find_seasons(series, places)
     parts = [
         baseline_of(series, _without(every, fold), part, neighbours, seasonal)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import TypeVar
@@ -27,6 +27,7 @@ from worker.core.detection.baselines import (
     FAMILIES,
     KNOWN,
     MACHINE_COLUMNS,
+    MEMORY,
     NORMALISED,
     PRECISION,
     PRIOR,
@@ -45,7 +46,14 @@ from worker.core.detection.baselines import (
 from worker.core.detection.streams import WARM_UP_WINDOWS
 from worker.core.features import assemble, derive, mask_impossible
 from worker.core.state import PartitionState
-from worker.training.calibrate import FLEET_ROWS, UNSURE, Sample, calibrate, own_weights
+from worker.training.calibrate import (
+    FLEET_ROWS,
+    UNSURE,
+    Sample,
+    calibrate,
+    calibrate_prior,
+    own_weights,
+)
 from worker.training.crossfit import (
     FAST_FLOOR,
     FEWEST_ROWS,
@@ -61,6 +69,7 @@ from worker.training.crossfit import (
     regress,
 )
 from worker.training.forest import FittedForest
+from worker.training.newcomers import evenly, expect_newcomers
 from worker.training.readings import MachineReadings
 from worker.training.suspects import without_suspects
 
@@ -68,6 +77,8 @@ FOREST_ROWS = 200_000
 FEW_MACHINES = 3
 FEW_MACHINES_WEIGHT = 0.1
 """Of fewer machines there is no telling how far they are apart: their place weighs little."""
+NEWCOMERS = 50
+"""Machines that are judged as if never seen, to know what to expect of such."""
 KNOWN_SCALE_ROWS = 1e9
 """The scale of a machine of the training is not learned anew."""
 
@@ -136,6 +147,19 @@ def fit(
             for streams, rows in zip(found, inputs, strict=False)
         ]
         calibrate(baselines, samples, widening[:, NORMALISED], pool.map)
+        if len(long) >= FEW_MACHINES:
+            some = [series[k] for k in evenly(long, NEWCOMERS)]
+            found = expect_newcomers(baselines, some, pool.map)
+            inputs_then, _ = _inputs(spec, some, found)
+            calibrate_prior(
+                baselines,
+                [
+                    Sample(streams, _forest_scores(forest, rows))
+                    for streams, rows in zip(found, inputs_then, strict=True)
+                ],
+                widening[PRIOR, NORMALISED],
+                pool.map,
+            )
     on_progress(1.0)
     return Fitted(baselines, forest, np.concatenate(inputs), expected, codes)
 
@@ -175,7 +199,7 @@ def _by_machine(spec: ChannelSpec, readings: MachineReadings, surprisals: Floats
 
 
 def _locate(series: Series) -> Place:
-    return locate(series.values)
+    return locate(series.values, series.window)
 
 
 def _clean(neighbours: NDArray[np.int32], job: tuple[Series, Place]) -> Series:
@@ -192,7 +216,7 @@ class _Fleet:
 
     Attributes:
         place: medians over machines.
-        weight: (D,) how many rows of a machine's own its location weighs.
+        weight: (D,) how many independent readings of a machine's own its location weighs.
         places: of each machine, drawn towards it.
         covariance: (D, D) of normalised values, pooled.
         neighbours: (D, N) see ``Baselines``.
@@ -220,30 +244,45 @@ class _Fleet:
 
 
 def _fleet_place(places: list[Place]) -> tuple[Place, Floats]:
-    """The fleet's place, and how many rows of a machine its locations (D,) weigh."""
+    """The fleet's place, and how many readings of a machine's own its locations (D,) weigh.
+
+    That is the variance within machines over the variance between them (the weight of the
+    prior mean of normal distributions), without what of the latter is only that locations
+    rest on few independent readings, and one standard error more.
+    """
     locations = np.array([place.location for place in places])
     scales = np.array([place.scale for place in places])
     locations[:, np.isnan(locations).all(axis=0)] = 0.0
     location = np.nanmedian(locations, axis=0)
     scale = np.sqrt(np.median(scales**2, axis=0))
-    distance = np.abs(locations - location)
-    between = 1.4826 * np.nanmedian(distance, axis=0)
-    between = np.where(between > 0.0, between, np.sqrt(np.nanmean(distance**2, axis=0)))
+    memory = np.median([place.memory for place in places], axis=0)
+    readings = np.median([place.readings for place in places], axis=0)
     weight = np.full(len(scale), FEW_MACHINES_WEIGHT)
     if len(places) >= FEW_MACHINES:
-        squared = np.maximum(between, 1e-300) ** 2
-        weight = np.where(between > 0.0, np.minimum(scale**2 / squared, 1e6), 1e6)
-    return Place(location, scale, float(np.median([p.rows for p in places]))), weight
+        distance = np.abs(locations - location)
+        between = 1.4826 * np.nanmedian(distance, axis=0)
+        between = np.where(between > 0.0, between, np.sqrt(np.nanmean(distance**2, axis=0)))
+        chance = scale**2 / readings
+        between = np.maximum(between**2 - chance, 0.0) + chance * np.sqrt(2.0 / len(places))
+        weight = np.where(
+            between > 0.0, np.minimum(scale**2 / np.maximum(between, 1e-300), 1e6), 1e6
+        )
+    rows = float(np.median([place.rows for place in places]))
+    return Place(location, scale, memory, readings, rows), weight
 
 
 def _shrink_place(place: Place, fleet: Place, weight: Floats) -> Place:
-    """Draw a machine's place towards the fleet's, as far as its own rows do not tell."""
-    k = place.rows
+    """Draw a machine's place towards the fleet's, as far as its own readings do not tell."""
+    k = place.readings
     own = np.where(np.isnan(place.location), fleet.location, place.location)
     location = (k * own + weight * fleet.location) / (k + weight)
     moves = place.scale > 0.0
     variance = (k * place.scale**2 + FLEET_ROWS * fleet.scale**2) / (k + FLEET_ROWS)
-    return Place(np.where(moves, location, own), np.where(moves, np.sqrt(variance), 0.0), k)
+    return replace(
+        place,
+        location=np.where(moves, location, own),
+        scale=np.where(moves, np.sqrt(variance), 0.0),
+    )
 
 
 def _assemble(
@@ -262,9 +301,8 @@ def _assemble(
     known = len(long) + 1
     machines = np.zeros((len(series), MACHINE_COLUMNS))
     for k, one in enumerate(series):
-        machines[k] = one.interval_us, len(one.times_us), one.window, KNOWN_SCALE_ROWS, 1.0
+        machines[k] = one.interval_us, len(one.times_us), one.window, 1.0
     prior = np.median(machines, axis=0)
-    prior[SCALE_ROWS] = FLEET_ROWS
     prior[ROWS] = max(prior[ROWS], WARM_UP_WINDOWS * prior[WINDOW])
     machines = np.concatenate([prior[None], machines[long]])
     scale = np.array([fleet.place.scale, *(x.baseline.scale for x in learned)])
@@ -275,7 +313,10 @@ def _assemble(
     if learned:
         signals[PRIOR] = np.median(signals[1:], axis=0)
     signals[PRIOR, PRECISION] = precision
-    signals[PRIOR, PRIOR_ROWS] = fleet.weight
+    signals[:, MEMORY] = fleet.place.memory
+    signals[PRIOR, PRIOR_ROWS] = fleet.weight * fleet.place.memory
+    signals[PRIOR, SCALE_ROWS] = FLEET_ROWS * fleet.place.memory
+    signals[1:, SCALE_ROWS] = KNOWN_SCALE_ROWS
     signals[:, SD:], widening = _deviations(machines, scale > 0.0, learned)
     shape = signals[:, [SD + NORMALISED, SD + RESIDUAL]].prod(axis=1)
     shape /= widening[:, [NORMALISED, RESIDUAL]].prod(axis=1) ** 2

@@ -22,9 +22,10 @@ PRIOR = 0
 # one has to remove the __pycache__ folders.
 
 # Columns of `signals`, one value a signal.
-MEAN, PRECISION, PRIOR_ROWS, SHAPE_WEIGHT, SD = range(5)
+MEAN, PRECISION, MEMORY, PRIOR_ROWS, SCALE_ROWS, SHAPE_WEIGHT, SD = range(7)
 """``MEAN`` of the clipped normalised values; ``PRECISION``, the root of the conditional
-precision; ``PRIOR_ROWS``, how many rows the location weighs when a machine learns its own;
+precision; ``MEMORY``, over how many rows the signal remembers itself; ``PRIOR_ROWS`` and
+``SCALE_ROWS``, how many rows location and scale weigh when a machine learns its own;
 ``SHAPE_WEIGHT``, what a signal's normalised value times its residual counts as; from ``SD``
 on the standard deviation of each stream."""
 STREAMS = 5
@@ -33,11 +34,10 @@ SIGNAL_COLUMNS = SD + STREAMS
 SEASON_BINS = 48
 """Half hours of the day (UTC)."""
 
-MACHINE_COLUMNS = 5
-INTERVAL_US, ROWS, WINDOW, SCALE_ROWS, CLUSTER_ROWS = range(MACHINE_COLUMNS)
+MACHINE_COLUMNS = 4
+INTERVAL_US, ROWS, WINDOW, CLUSTER_ROWS = range(MACHINE_COLUMNS)
 """Columns of `machines`: median sampling interval, rows in training, the long scale w in
-rows, how many rows the scale weighs when a machine learns its own, and how many extreme rows
-come in one episode."""
+rows, and how many extreme rows come in one episode."""
 
 FAMILIES = 6
 PEAK, SHAPE, SHORT, LONG, MARGINAL, FOREST = range(FAMILIES)

@@ -10,7 +10,9 @@ exponential mean of z over w/4 rows.
 
 A machine that training did not know learns its location and scale from its first events
 (Welford's mean and variance of values clipped at 4 standard deviations), shrunk towards
-the fleet's. Everything walks events in arrival order and touches only the machine's own row.
+the fleet's: the more, the less machines differ, and the longer a signal remembers itself, for
+then many rows say little. Everything walks events in arrival order and touches only the
+machine's own row.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from numba import njit
 
 from worker.core.detection.baselines import (
     MEAN,
+    MEMORY,
     NORMALISED,
     PRECISION,
     PRIOR_ROWS,
@@ -69,7 +72,8 @@ LEVEL_WINDOWS = 16
 """Windows over which levels are followed where training was shorter."""
 LEARNING_WINDOWS = 16
 WARM_UP_WINDOWS = 4
-"""Windows until a machine that was never seen counts as known, and until it stops learning."""
+"""Windows (or spans that a signal remembers, where these are longer) until a machine that was
+never seen stops learning, and windows until it counts as known."""
 DAY_US = 86_400_000_000
 
 
@@ -125,7 +129,6 @@ def _place_event(  # type: ignore[no-untyped-def]
         The share of the warm-up that is done.
     """
     window = settings[WINDOW]
-    kept = settings[SCALE_ROWS]
     warm = 0.0
     for j in range(values.shape[0]):
         x = values[j]
@@ -135,6 +138,7 @@ def _place_event(  # type: ignore[no-untyped-def]
             warm += 1.0
         else:
             prior = np.float64(signals[PRIOR_ROWS, j])
+            kept = np.float64(signals[SCALE_ROWS, j])
             if n > 0:
                 used[0, j] = (prior * location[j] + n * place[0, j]) / (prior + n)
                 variance = (kept * scale[j] * scale[j] + n * place[1, j]) / (kept + n)
@@ -143,7 +147,8 @@ def _place_event(  # type: ignore[no-untyped-def]
                 used[0, j] = x
             warm += min(1.0, n / (WARM_UP_WINDOWS * window))
             if not frozen and not np.isnan(x):
-                _learn_place(x, used[1, j], LEARNING_WINDOWS * window, learned, place, j)
+                last_row = LEARNING_WINDOWS * max(window, np.float64(signals[MEMORY, j]))
+                _learn_place(x, used[1, j], last_row, learned, place, j)
         z[j] = np.nan if np.isnan(x) else _normalise(x, used[0, j], used[1, j])
     return warm / values.shape[0]
 
