@@ -8,7 +8,8 @@ from worker.core.detection.baselines import Baselines
 from worker.core.detection.detector import Detector, Scores
 from worker.core.state import PartitionState
 from worker.core.table import MachineTable
-from worker.training.fit import Fitted, fit
+from worker.training.crossfit import is_counter
+from worker.training.fit import Fitted, counters, fit
 from worker.training.readings import MachineReadings
 
 MINUTE_US = 60_000_000
@@ -116,3 +117,43 @@ def test_a_newcomer_whose_channel_is_slow_keeps_to_the_fleets_place_for_it() -> 
         assert not anomalies[:2500].any()
         assert anomalies[2500:2520].any()
         assert scores.contributions[2510].argmax() == 0
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_counter_is_not_watched_and_hides_nothing_else(sign: float) -> None:
+    rng = np.random.default_rng(12)
+    spec = spec_of(3)
+    values = rng.normal(size=(4000, 3))
+    values[:, 1] = sign * np.cumsum(rng.uniform(size=4000))
+    fitted = fit(spec, readings_of([values[:2000]]))
+    live = values[2000:].copy()
+    live[1500:, 0] += 8.0
+    scores = score(spec, fitted, "m0", live)
+    anomalies = scores.anomaly_score < scores.threshold
+    assert not anomalies[:1500].any()
+    assert anomalies[1505:1530].all()
+    assert (scores.contributions[:, 1] == 0.0).all()
+
+
+def test_what_has_no_readings_in_training_is_not_watched() -> None:
+    rng = np.random.default_rng(13)
+    spec = spec_of(3)
+    values = rng.normal(size=(1500, 3))
+    values[:1000, 2] = np.nan
+    fitted = fit(spec, readings_of([values[:1000]]))
+    scores = score(spec, fitted, "m0", values[1000:])
+    assert not (scores.anomaly_score < scores.threshold).any()
+
+
+def test_where_nothing_else_moves_a_rising_channel_is_watched() -> None:
+    rising = np.arange(200.0)[:, None]
+    assert not counters(rising, np.array([0, 200])).any()
+    both = np.concatenate([rising, np.random.default_rng(1).normal(size=(200, 1))], axis=1)
+    assert counters(both, np.array([0, 200])).tolist() == [True, False]
+
+
+def test_a_setting_that_was_changed_a_few_times_is_no_counter() -> None:
+    steps = np.repeat(np.arange(10.0), 50)
+    assert not is_counter(steps)
+    assert is_counter(np.arange(500.0))
+    assert not is_counter(np.append(np.arange(500.0), 0.0))

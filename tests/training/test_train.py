@@ -227,7 +227,7 @@ def gaps(frame: pl.DataFrame) -> pl.DataFrame:
         (history(rows=60, machines=40), None),
         (gaps(history(rows=400)), None),
         (changed(b=None), "b: no reading at all, so it is not watched"),
-        (changed(b=pl.lit(7.5)), "b: always 7.5, so it is not watched"),
+        (changed(b=pl.lit(7.5)), "b: always 7.5, so any other value is a deviation"),
         (pl.concat([history(), history()]), "rows that repeat the one before .* left out: 600"),
         (pl.concat([history(), changed(a=1.0)]), "sorted: 2"),
         (history().reverse(), "rows older than the one before of their machine, sorted: 598"),

@@ -106,6 +106,18 @@ def assemble(
     return features
 
 
+def without(
+    channels: NDArray[np.bool_], values: Floats, aggregates: Floats
+) -> tuple[Floats, Floats]:
+    """Readings (n, C) and aggregates (n, C, 5) as if some channels (C,) had never been read."""
+    if not channels.any():
+        return values, aggregates
+    values, aggregates = values.copy(), aggregates.copy()
+    values[:, channels] = np.nan
+    aggregates[:, channels, windows.COUNT] = 0.0
+    return values, aggregates
+
+
 def derive(spec: ChannelSpec, values: Floats) -> Floats:
     """Values (n, E) of the derived signals from readings (n, C); NaN where an operand is."""
     derived = np.empty((len(values), len(spec.derived)))

@@ -26,12 +26,14 @@ from worker.core.detection.baselines import (
     SEASON_BINS,
     SIGNAL_COLUMNS,
     STREAMS,
+    UNWATCHED,
     WINDOW,
 )
 
 FOLDS = 4
 FEWEST_ROWS = 40
 """A machine with fewer counts as never seen: it learns its own place when it runs."""
+FEWEST_STEPS = 20
 WINDOW_ROWS = 60
 LONGEST_WINDOW_US = 86_400 * US_PER_S
 DAY_US = 86_400 * US_PER_S
@@ -76,7 +78,7 @@ class Place:
 
     Attributes:
         location, scale: (D,) robust; scale 0 for a signal that does not move, and NaN
-            locations for one without readings.
+            locations for one that is not watched, as it has no readings or is a counter.
         memory: (D,) over how many rows each signal remembers itself.
         readings: (D,) how many independent readings of each signal they rest on.
         rows: how many independent rows, from row to row of a typical signal.
@@ -130,6 +132,17 @@ def spread(d: Floats) -> float:
     low, high = np.quantile(d, [0.01, 0.99])
     s = max(1.4826 * float(np.median(np.abs(d))), float(high - low) / 4.65)
     return s if s > 1e-6 * largest else float(np.sqrt(np.mean(d * d)))
+
+
+def is_counter(x: Floats) -> bool:
+    """Whether readings (n,) only ever rise, or only ever fall, as a counter of hours does.
+
+    So few different ones that they may be the steps of a setting are none.
+    """
+    steps = np.diff(x[~np.isnan(x)])
+    return int((steps != 0.0).sum()) >= FEWEST_STEPS and bool(
+        (steps >= 0).all() or (steps <= 0).all()
+    )
 
 
 def normalise(values: Floats, place: Place) -> Floats:
@@ -251,7 +264,7 @@ def baseline_of(
     signals[MEAN], signals[PRECISION], signals[SD:] = y.mean(axis=0), precision, 1.0
     return Baseline(
         np.nan_to_num(place.location),
-        place.scale,
+        np.where(np.isnan(place.location), UNWATCHED, place.scale),
         signals,
         weights.astype(np.float32),
         season.astype(np.float32),

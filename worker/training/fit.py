@@ -40,6 +40,7 @@ from worker.core.detection.baselines import (
     SHAPE_WEIGHT,
     SIGNAL_COLUMNS,
     STREAMS,
+    UNWATCHED,
     WINDOW,
     Baselines,
 )
@@ -62,6 +63,7 @@ from worker.training.crossfit import (
     Place,
     Series,
     covariance,
+    is_counter,
     learn,
     locate,
     neighbours_of,
@@ -195,7 +197,23 @@ def _code_columns(spec: ChannelSpec, readings: MachineReadings) -> list[Sequence
 def _by_machine(spec: ChannelSpec, readings: MachineReadings, surprisals: Floats) -> list[Series]:
     values = mask_impossible(spec, readings.values)
     signals = np.concatenate([values, derive(spec, values), surprisals], axis=1)
+    signals[:, counters(signals, readings.starts)] = np.nan
     return [Series(readings.times_us[a:b], signals[a:b]) for a, b in pairwise(readings.starts)]
+
+
+def counters(signals: Floats, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which signals (D,) are counters: where the next reading will be says nothing of a machine.
+
+    None are where nothing else moves.
+
+    Args:
+        signals: (n, D) of all machines.
+        starts: (M + 1,) where each machine's rows begin.
+    """
+    of_machines = [[is_counter(x) for x in signals[a:b].T] for a, b in pairwise(starts)]
+    found: NDArray[np.bool_] = np.mean(of_machines, axis=0) > 0.5
+    moves = np.array([len(np.unique(x[~np.isnan(x)])) > 1 for x in signals.T])
+    return found if (moves & ~found).any() else np.zeros(len(found), np.bool_)
 
 
 def _locate(series: Series) -> Place:
@@ -252,14 +270,15 @@ def _fleet_place(places: list[Place]) -> tuple[Place, Floats]:
     """
     locations = np.array([place.location for place in places])
     scales = np.array([place.scale for place in places])
-    locations[:, np.isnan(locations).all(axis=0)] = 0.0
-    location = np.nanmedian(locations, axis=0)
+    watched = ~np.isnan(locations).all(axis=0)
+    location = np.full(len(watched), np.nan)
+    location[watched] = np.nanmedian(locations[:, watched], axis=0)
     scale = np.sqrt(np.median(scales**2, axis=0))
     memory = np.median([place.memory for place in places], axis=0)
     readings = np.median([place.readings for place in places], axis=0)
     weight = np.full(len(scale), FEW_MACHINES_WEIGHT)
     if len(places) >= FEW_MACHINES:
-        distance = np.abs(locations - location)
+        distance = np.abs(np.where(watched, locations - location, 0.0))
         between = 1.4826 * np.nanmedian(distance, axis=0)
         between = np.where(between > 0.0, between, np.sqrt(np.nanmean(distance**2, axis=0)))
         chance = scale**2 / readings
@@ -274,10 +293,12 @@ def _fleet_place(places: list[Place]) -> tuple[Place, Floats]:
 def _shrink_place(place: Place, fleet: Place, weight: Floats) -> Place:
     """Draw a machine's place towards the fleet's, as far as its own readings do not tell."""
     k = place.readings
-    own = np.where(np.isnan(place.location), fleet.location, place.location)
+    unread = np.isnan(place.location)
+    own = np.where(unread, fleet.location, place.location)
     location = (k * own + weight * fleet.location) / (k + weight)
-    moves = place.scale > 0.0
+    moves = np.where(unread, fleet.scale, place.scale) > 0.0
     variance = (k * place.scale**2 + FLEET_ROWS * fleet.scale**2) / (k + FLEET_ROWS)
+    variance = np.where(unread, fleet.scale**2, variance)
     return replace(
         place,
         location=np.where(moves, location, own),
@@ -305,17 +326,23 @@ def _assemble(
     prior = np.median(machines, axis=0)
     prior[ROWS] = max(prior[ROWS], WARM_UP_WINDOWS * prior[WINDOW])
     machines = np.concatenate([prior[None], machines[long]])
-    scale = np.array([fleet.place.scale, *(x.baseline.scale for x in learned)])
-    precision, weights = regress(fleet.covariance, fleet.neighbours, fleet.place.scale > 0.0)
+    place = fleet.place
+    scale = np.array(
+        [
+            np.where(np.isnan(place.location), UNWATCHED, place.scale),
+            *(x.baseline.scale for x in learned),
+        ]
+    )
+    precision, weights = regress(fleet.covariance, fleet.neighbours, place.scale > 0.0)
     signals = np.zeros((known, SIGNAL_COLUMNS, count))
     for k, own in enumerate(learned):
         signals[k + 1] = own.baseline.signals
     if learned:
         signals[PRIOR] = np.median(signals[1:], axis=0)
     signals[PRIOR, PRECISION] = precision
-    signals[:, MEMORY] = fleet.place.memory
-    signals[PRIOR, PRIOR_ROWS] = fleet.weight * fleet.place.memory
-    signals[PRIOR, SCALE_ROWS] = FLEET_ROWS * fleet.place.memory
+    signals[:, MEMORY] = place.memory
+    signals[PRIOR, PRIOR_ROWS] = fleet.weight * place.memory
+    signals[PRIOR, SCALE_ROWS] = FLEET_ROWS * place.memory
     signals[1:, SCALE_ROWS] = KNOWN_SCALE_ROWS
     signals[:, SD:], widening = _deviations(machines, scale > 0.0, learned)
     shape = signals[:, [SD + NORMALISED, SD + RESIDUAL]].prod(axis=1)
@@ -323,7 +350,7 @@ def _assemble(
     signals[:, SHAPE_WEIGHT] = shape * signals[:, PRECISION]
     baselines = Baselines(
         machine_ids=np.array([names[k] for k in long], np.str_),
-        location=np.array([fleet.place.location, *(x.baseline.location for x in learned)]),
+        location=np.array([np.nan_to_num(place.location), *(x.baseline.location for x in learned)]),
         scale=scale,
         signals=signals.astype(np.float32),
         neighbours=fleet.neighbours,

@@ -43,7 +43,7 @@ from worker.models.manifest import (
 from worker.models.verify import metadata_props, open_session
 from worker.replay.backtest import answers_to, machine_days
 from worker.training.export import to_onnx
-from worker.training.fit import Fitted, fit
+from worker.training.fit import Fitted, counters, fit
 from worker.training.forest import TREES, FittedForest
 from worker.training.labels import Verdict, judge
 from worker.training.readings import MachineReadings, halves, without_repeats
@@ -213,14 +213,20 @@ def check(spec: ChannelSpec, readings: MachineReadings) -> list[str]:
             f"{source}: no machine has readings of two different moments; give a history."
         )
     notes, moves = [], False
-    for channel, column in zip(spec.continuous, readings.values.T, strict=True):
+    counting = counters(readings.values, readings.starts)
+    for channel, column, counts in zip(spec.continuous, readings.values.T, counting, strict=True):
         known = column[~np.isnan(column)]
         if not len(known):
             notes.append(f"{channel.name}: no reading at all, so it is not watched")
         elif (known == known[0]).all():
-            notes.append(f"{channel.name}: always {known[0]:g}, so it is not watched")
+            notes.append(f"{channel.name}: always {known[0]:g}, so any other value is a deviation")
         else:
             moves = True
+        if counts:
+            notes.append(
+                f"{channel.name}: only ever rises or only ever falls, as a counter does, so it is "
+                "not watched; what it counts in a unit of time could be"
+            )
     if not moves:
         raise ConfigError(
             f"{source}: no channel ever changes, so there is nothing to learn; give a history of "

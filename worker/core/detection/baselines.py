@@ -17,6 +17,8 @@ from worker.core.errors import BundleError
 
 PRIOR = 0
 """The row of the fleet prior."""
+UNWATCHED = -1.0
+"""In place of the scale of a signal of which nothing is expected."""
 
 # Kernels are compiled with the constants below, and not anew when one changes: who changes
 # one has to remove the __pycache__ folders.
@@ -61,7 +63,8 @@ class Baselines:
 
     Attributes:
         machine_ids: (K,) text.
-        location, scale: (K+1, D) in the signal's unit; a scale of 0: it never moved.
+        location, scale: (K+1, D) in the signal's unit; a scale of 0: it never moved;
+            see ``UNWATCHED``.
         signals: (K+1, SIGNAL_COLUMNS, D) see ``MEAN`` and following.
         neighbours: (D, N) the signals that each signal is expected from; -1: none.
         weights: (K+1, D, N) by how much each of them moves the residual.

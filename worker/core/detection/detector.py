@@ -18,11 +18,12 @@ from worker.core.detection.baselines import (
     PRIOR,
     ROWS,
     STREAMS,
+    UNWATCHED,
     WINDOW,
     Baselines,
 )
 from worker.core.explanation import with_forest
-from worker.core.features import assemble, derive
+from worker.core.features import assemble, derive, without
 from worker.core.forest import Forest
 from worker.core.table import Field, Fields, MachineTable
 
@@ -103,6 +104,7 @@ class Detector:
         self._expected = expected
         self._forest = forest
         self._rows = {name: k + 1 for k, name in enumerate(baselines.machine_ids.tolist())}
+        self._unwatched = baselines.scale[PRIOR, : len(spec.continuous)] == UNWATCHED
         self._moving = np.maximum((baselines.scale > 0.0).sum(axis=1), 1).astype(np.float64)
         if threshold is None:
             self._opens_at = opening_states(baselines.machines, budget)
@@ -200,6 +202,7 @@ class Detector:
             table, machines, times_us, signals, maintained, relearn
         )
         values = signals[:, : len(self.spec.continuous)]
+        values, aggregates = without(self._unwatched, values, aggregates)
         inputs = assemble(self.spec, values, aggregates, found, self._expected)
         forest = self._model(inputs)
         known = self.baselines

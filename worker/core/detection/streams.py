@@ -37,6 +37,7 @@ from worker.core.detection.baselines import (
     SLOW_NORMALISED,
     SLOW_SHORT,
     STREAMS,
+    UNWATCHED,
     WINDOW,
 )
 from worker.core.table import Field, Fields
@@ -131,7 +132,7 @@ def _place_event(  # type: ignore[no-untyped-def]
     window = settings[WINDOW]
     warm = 0.0
     for j in range(values.shape[0]):
-        x = values[j]
+        x = np.nan if scale[j] == UNWATCHED else values[j]
         used[0, j], used[1, j] = location[j], scale[j]
         n = learned[j]
         if n == KNOWN_PLACE:
