@@ -120,6 +120,21 @@ def test_rows_that_the_worker_would_not_score_have_no_score(
     assert found.summary["notes"] == ["rows without machine_id or timestamp, left out: 2"]
 
 
+def test_it_is_said_where_readings_differ_from_those_of_the_training(
+    pumps: Pumps, healthy: Backtest
+) -> None:
+    assert healthy.summary["notes"] == []
+    seldom = pumps.frame.group_by("machine_id", maintain_order=True).map_groups(
+        lambda own: own.gather_every(3)
+    )
+    new = seldom.with_columns("new-" + pl.col("machine_id"))
+    first, second = run(pumps, new).summary["notes"]
+    machines = pumps.frame["machine_id"].n_unique()
+    assert first.endswith(f"which learn their own level first: {machines}")
+    assert "in training each" in second
+    assert "train on readings of this rate" in second
+
+
 def test_readings_before_the_warm_up_are_late(pumps: Pumps) -> None:
     half = len(pumps.frame) // 2
     found = run(pumps, pumps.frame[:half], warm_up=pumps.frame[half:])

@@ -29,6 +29,8 @@ from worker.training.window import interval_us
 STEP_ROWS = 20_000
 TOPIC = "backtest"
 DAY_US = 86_400 * US_PER_S
+OTHER_RATE = 2.0
+"""Readings that come so many times as often or as seldom as in training are another thing."""
 
 Progress = Callable[[float], None]
 
@@ -94,7 +96,7 @@ def backtest(
         "model": bundle.model_version,
         "data": recording.source,
         "warm_up": None if warm_up is None else warm_up.source,
-        "notes": list(readings.notes),
+        "notes": [*readings.notes, *_differences(bundle, readings)],
         "rows": len(scores),
         "scored": scored,
         "not_scored": len(scores) - scored,
@@ -114,6 +116,24 @@ def backtest(
         "rows_per_second": round(len(readings) / max(seconds, 1e-9)),
     }
     return Backtest(scores, episodes, health, summary)
+
+
+def _differences(bundle: Bundle, readings: MachineReadings) -> list[str]:
+    """In what readings differ from those of the training, a sentence each."""
+    notes = []
+    known = set(bundle.baselines.machine_ids.tolist())
+    new = sum(machine_id not in known for machine_id in readings.machine_ids)
+    if new:
+        notes.append(
+            f"machines that training did not have, which learn their own level first: {new:,}"
+        )
+    then_s, now_us = bundle.manifest.training.interval_s, interval_us(readings)
+    if now_us is not None and not 1 / OTHER_RATE <= now_us / US_PER_S / then_s <= OTHER_RATE:
+        notes.append(
+            f"a reading comes each {now_us / US_PER_S:g} s, in training each {then_s:g} s: what is "
+            "unusual depends on that, so train on readings of this rate"
+        )
+    return notes
 
 
 def answers_to(
