@@ -127,7 +127,7 @@ def test_it_is_said_where_readings_differ_from_those_of_the_training(
     seldom = pumps.frame.group_by("machine_id", maintain_order=True).map_groups(
         lambda own: own.gather_every(3)
     )
-    new = seldom.with_columns("new-" + pl.col("machine_id"))
+    new = seldom.with_columns(machine_id="new-" + pl.col("machine_id"))
     first, second = run(pumps, new).summary["notes"]
     machines = pumps.frame["machine_id"].n_unique()
     assert first.endswith(f"which learn their own level first: {machines}")
