@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
+from mode.utils.queues import ThrowableQueue
 
 from worker.cli.main import run
 from worker.transport.delivery import Delivery
@@ -122,11 +123,25 @@ def slow_steps() -> None:
     Processor._apply = mutant  # type: ignore[method-assign]
 
 
+def a_chunk_overtakes_the_stop() -> None:
+    """No bug: the fetcher hands a chunk over just after Faust has emptied the agents' queues."""
+    slow_steps()
+    clear = ThrowableQueue.clear
+
+    def mutant(self: Any) -> None:
+        newest = list(self._queue)[-1:]
+        clear(self)
+        self._queue.extend(newest)
+
+    ThrowableQueue.clear = mutant
+
+
 MUTANTS = {
     "offsets-before-state": offsets_before_state,
     "no-fence": no_fence,
     "a-chunk-twice": a_chunk_twice,
     "slow-steps": slow_steps,
+    "a-chunk-overtakes-the-stop": a_chunk_overtakes_the_stop,
 }
 
 

@@ -31,7 +31,7 @@ def wait_until_all_is_committed(job: Job, app_id: str) -> None:
 
     def done() -> bool:
         committed = committed_offsets(brokers, app_id, job.source)
-        return all(offset >= end for offset, end in committed.values())
+        return all(offset >= end for offset, end in committed.values() if end)
 
     wait_until(done, f"{app_id} has committed all of {job.source}", WAIT_S)
 
@@ -93,6 +93,27 @@ def test_sigterm_commits_leaves_the_group_and_exits_0(job: Job) -> None:
     with job.worker({**settings, "worker.instance_id": "other"}) as successor:
         wait_until_all_is_committed(job, app_id)
         assert time.monotonic() - started_s < 20.0
+        assert successor.terminate() == 0
+    assert job.published(app_id) == job.expected()[0]
+
+
+def test_a_chunk_that_comes_while_the_worker_stops_is_left_to_the_next_start(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUTANT", "a-chunk-overtakes-the-stop")
+    settings = job.settings(unique("overtaken"))
+    app_id = settings["worker.app_id"]
+    # One partition, and chunks of it that come faster than they are applied.
+    records = simulated(job.bundle, 15_000, machines=1, seed=9)
+    with WorkerProcess(settings, job.folder / "log", "tests.support.mutant_worker") as worker:
+        worker.wait_until_healthy(WAIT_S)
+        feeder = Feeder(job, records, events_per_s=5_000)
+        feeder.start()
+        worker.wait_for_events(5_000, WAIT_S)
+        assert worker.terminate() == 0
+    feeder.join(WAIT_S)
+    with job.worker(settings) as successor:
+        wait_until_all_is_committed(job, app_id)
         assert successor.terminate() == 0
     assert job.published(app_id) == job.expected()[0]
 

@@ -18,6 +18,9 @@ def add_scoring_agent(app: faust.App, topic: faust.TopicT, processor: Processor)
     the event loop. An exception ends the worker, for its state could be ahead of what was
     committed; after one, the processor does nothing more, so it cannot be missed: the next
     chunk or commit meets it.
+
+    Once the app stops, nothing more is handed over: Faust then drops the chunks that wait for the
+    agent, and one that comes after them would leave a gap. The next start reads them all.
     """
 
     @app.agent(topic, name="scoring")  # type: ignore[untyped-decorator]
@@ -25,6 +28,8 @@ def add_scoring_agent(app: faust.App, topic: faust.TopicT, processor: Processor)
         delivery: Delivery
         in_hand: asyncio.Future[None] | None = None
         async for delivery in deliveries:
+            if app.should_stop:
+                continue
             applied = asyncio.wrap_future(processor.apply(delivery))
             try:
                 if in_hand is not None:
