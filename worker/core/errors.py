@@ -8,6 +8,7 @@
     ├── BrokerError          Kafka cannot be reached, or refuses what is asked of it
     │   └── TopicError       a topic is missing or differs from its declaration
     ├── StateError           a changelog row or snapshot cannot be read back exactly
+    ├── PartialError         a drift partial is damaged, or of another version or reference
     ├── GapError             records between state and input are missing; a new start mends it
     ├── FencedError          another worker has taken over; this one must stop
     └── StalledError         something in the worker stands still; it must be started anew
@@ -55,6 +56,12 @@ class TopicError(BrokerError):
 
 class StateError(DriftDetectorError):
     """State read from a changelog or snapshot is not what this version wrote."""
+
+    exit_code = 65
+
+
+class PartialError(DriftDetectorError):
+    """A drift partial cannot be used; the others can."""
 
     exit_code = 65
 

@@ -1,0 +1,48 @@
+"""Drift: whether what machines send, and what the model makes of it, is still as in training.
+
+cells        where a value lies among the reference's quantiles
+partial      rows, counted and sampled
+reference    what was usual in training, frozen
+contrasts    what a change looks like
+calibration  how far means stray without drift
+statistics   distances that people know
+judge        one window: tests, votes, words
+windows      tumbling windows of partials
+episodes     events that open and close once
+history      since when
+advice       what it probably is, which machines
+monitor      all of it, for one group
+"""
+
+from worker.core.drift.monitor import DriftMonitor, Settings
+from worker.core.drift.outputs import (
+    DriftEvent,
+    FeatureDrift,
+    Machine,
+    Outputs,
+    RetrainingRequest,
+    Test,
+    WindowReport,
+)
+from worker.core.drift.partial import FLEET, Collector, Layout, Partial, merge
+from worker.core.drift.reference import SCORE, Reference, learn_reference
+
+__all__ = [
+    "FLEET",
+    "SCORE",
+    "Collector",
+    "DriftEvent",
+    "DriftMonitor",
+    "FeatureDrift",
+    "Layout",
+    "Machine",
+    "Outputs",
+    "Partial",
+    "Reference",
+    "RetrainingRequest",
+    "Settings",
+    "Test",
+    "WindowReport",
+    "learn_reference",
+    "merge",
+]

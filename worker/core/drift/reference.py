@@ -1,0 +1,459 @@
+"""The reference: what was usual when the model was trained, frozen.
+
+Owns learning it from the training's rows, and its arrays. It is made once and never from what is
+watched later, so that slow drift cannot creep into it. For each group of machines it holds the
+distribution of every column, how far means of windows stray from it (:class:`LongRun`), the
+correlations, and an embedding of whole rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from worker.core.drift import contrasts
+from worker.core.drift.calibration import LongRun
+from worker.core.drift.cells import CELLS, EDGES, MISSING, locate
+from worker.core.drift.partial import FLEET, Layout
+from worker.core.errors import ConfigError
+
+Floats = NDArray[np.float64]
+
+VERSION = 1
+SAMPLE_ROWS = 1000
+FEWEST_ROWS = 200
+"""Of a group with fewer rows nothing is known."""
+MAX_PAIRS = 2016
+FREQUENCIES = 32
+SCORE = "model_score"
+"""Name of the last column."""
+
+
+@dataclass(frozen=True)
+class GroupReference:
+    """What was usual of one group: F columns, N contrasts, P pairs, 2 D embedded numbers.
+
+    Attributes:
+        rows, machines, slots: how many; a slot is the time between two readings of a machine.
+        interval_us: length of a slot.
+        counts: (F, 65) rows in each cell.
+        values: (F, 64) mean value in each cell, in the column's unit.
+        mean, sd: (F,) of the values inside the reference's range.
+        centers: (N,) mean of each contrast: five a column, the share of each category, and of
+            anomalies.
+        between: (N,) variance between the means of single machines.
+        long_run: of the contrasts.
+        pairs: (P, 2) columns; correlation: (P,) of their normal scores; pair_rows: (P,) variance
+            of a row's influence on it; pair_run: of the influence.
+        frequencies: (D, F) of the embedding; embedded: (2 D,) its mean; embedded_rows: (2 D,)
+            variance of a row; embedded_run: long-run; embedded_alike: (2 D, 2 D) correlations.
+        alike: (F, F) correlations of the columns' normal scores.
+        sample: (k, F) uint8 cells of rows, evenly spread over time.
+    """
+
+    rows: int
+    machines: int
+    slots: int
+    interval_us: int
+    counts: NDArray[np.int64]
+    values: Floats
+    mean: Floats
+    sd: Floats
+    centers: Floats
+    between: Floats
+    long_run: LongRun
+    pairs: NDArray[np.int64]
+    correlation: Floats
+    pair_rows: Floats
+    pair_run: LongRun
+    frequencies: Floats
+    embedded: Floats
+    embedded_rows: Floats
+    embedded_run: LongRun
+    embedded_alike: Floats
+    alike: Floats
+    sample: NDArray[np.uint8]
+
+    @functools.cached_property
+    def scores(self) -> Floats:
+        """Scores (F, 65, 5) of the cells; see :mod:`worker.core.drift.contrasts`."""
+        return contrasts.score_cells(self.counts)
+
+    def embed(self, normal: Floats) -> Floats:
+        """Random Fourier features (n, 2 D) of normal scores (n, F).
+
+        Rahimi and Recht, "Random features for large-scale kernel machines", NIPS 2007.
+        """
+        angles = normal @ self.frequencies.T
+        return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The frozen reference of a bundle.
+
+    Attributes:
+        columns, units: (F) names and units: the model's inputs, then the model's score.
+        owners: (F) the channel that each column tells of, "" for the score.
+        groups: name to what was usual of it; always has ``"fleet"``.
+        hash: sha256 of all of its arrays, in hex.
+    """
+
+    columns: tuple[str, ...]
+    units: tuple[str, ...]
+    owners: tuple[str, ...]
+    edges: NDArray[np.float32]
+    center: Floats
+    scale: Floats
+    categories: tuple[tuple[str, tuple[str, ...]], ...]
+    groups: Mapping[str, GroupReference]
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """The sha256 of everything in it."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.to_arrays().items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def fingerprint(self) -> int:
+        """The first 63 bits of the hash."""
+        return int(self.hash[:16], 16) >> 1
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """How rows are counted for it."""
+        return Layout(
+            self.columns,
+            self.edges,
+            self.center,
+            self.scale,
+            self.categories,
+            tuple(self.groups),
+            self.fingerprint,
+        )
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays, for a file; inverse of :meth:`from_arrays`."""
+        head = {
+            "version": VERSION,
+            "columns": self.columns,
+            "units": self.units,
+            "owners": self.owners,
+            "categories": self.categories,
+            "groups": tuple(self.groups),
+        }
+        arrays: dict[str, NDArray[Any]] = {
+            "head": np.frombuffer(json.dumps(head).encode(), np.uint8),
+            "edges": self.edges,
+            "center": self.center,
+            "scale": self.scale,
+        }
+        for g, group in enumerate(self.groups.values()):
+            for field in fields(group):
+                value = getattr(group, field.name)
+                array = value.to_array() if isinstance(value, LongRun) else np.asarray(value)
+                arrays[f"{g}_{field.name}"] = array
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Reference:
+        """Read what :meth:`to_arrays` gave.
+
+        Raises:
+            KeyError, ValueError, TypeError: they are something else.
+        """
+        head = json.loads(arrays["head"].tobytes())
+        if head["version"] != VERSION:
+            raise ValueError(f"version {head['version']} of the reference is not {VERSION}")
+        groups = {}
+        for g, name in enumerate(head["groups"]):
+            values: dict[str, Any] = {}
+            slots = int(arrays[f"{g}_slots"])
+            for field in fields(GroupReference):
+                array = arrays[f"{g}_{field.name}"]
+                if field.type == "LongRun":
+                    values[field.name] = LongRun.from_array(slots, array)
+                else:
+                    values[field.name] = int(array) if field.type == "int" else array
+            groups[name] = GroupReference(**values)
+        reference = cls(
+            tuple(head["columns"]),
+            tuple(head["units"]),
+            tuple(head["owners"]),
+            arrays["edges"],
+            arrays["center"],
+            arrays["scale"],
+            tuple((name, tuple(values)) for name, values in head["categories"]),
+            groups,
+        )
+        shape = (len(reference.columns), EDGES)
+        if reference.edges.shape != shape or reference.edges.dtype != np.float32:
+            raise ValueError("its edges do not fit its columns")
+        if FLEET not in groups:
+            raise ValueError("it has no fleet")
+        return reference
+
+
+def learn_reference(
+    columns: Sequence[str],
+    units: Sequence[str],
+    rows: NDArray[np.float32],
+    times_us: NDArray[np.int64],
+    machines: NDArray[np.int64],
+    interval_us: int,
+    *,
+    anomalous: NDArray[np.bool_] | None = None,
+    categories: Mapping[str, Sequence[str | None]] | None = None,
+    values: Mapping[str, tuple[str, ...]] | None = None,
+    owners: Sequence[str] | None = None,
+    seed: int = 7,
+) -> Reference:
+    """Learn the reference from n rows, in any order; same arguments, same result.
+
+    Args:
+        columns, units: of the F columns.
+        rows: (n, F), NaN where missing.
+        times_us: (n,) event times.
+        machines: (n,) a number for each machine.
+        interval_us: usual time between two rows of a machine.
+        anomalous: (n,) whether the model found an anomaly; default: never.
+        categories: n values of each categorical channel.
+        values: which values each of them can have.
+        owners: the channel of each column; default: the columns themselves.
+        seed: of the embedding's frequencies.
+
+    Raises:
+        ConfigError: there are too few rows.
+    """
+    if len(rows) < FEWEST_ROWS:
+        raise ConfigError(
+            f"{len(rows)} rows are too few for a reference; give at least {FEWEST_ROWS}."
+        )
+    order = np.lexsort((machines, times_us))
+    rows = np.ascontiguousarray(rows[order], np.float32)
+    edges, center, scale = _cut(rows)
+    cells = np.empty(rows.shape, np.uint8)
+    locate(rows, edges, center, scale, cells, np.empty(rows.shape, np.int32))
+    known = tuple((values or {}).items())
+    codes = [
+        np.array([own.index(v) if v in own else len(own) for v in (categories or {})[name]])[order]
+        for name, own in known
+    ]
+    alarm = np.zeros(len(rows), np.bool_) if anomalous is None else anomalous[order]
+    shares = [(code == k)[:, None] for (_, own), code in zip(known, codes, strict=True)
+              for k in range(len(own) + 1)]  # fmt: skip
+    indicators = np.concatenate([*shares, alarm[:, None]], axis=1)
+    everything = _Rows(rows, cells, times_us[order], machines[order], indicators)
+    chosen = np.random.default_rng(seed).normal(size=(FREQUENCIES, rows.shape[1]))
+    groups = {FLEET: _learn_group(everything, interval_us, chosen)}
+    for (name, own), code in zip(known, codes, strict=True):
+        for k, value in enumerate(own):
+            at = code == k
+            if FEWEST_ROWS <= at.sum() < len(rows):
+                groups[f"{name}={value}"] = _learn_group(everything.take(at), interval_us, chosen)
+    owned = tuple(columns if owners is None else owners)
+    return Reference(tuple(columns), tuple(units), owned, edges, center, scale, known, groups)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """n rows in order of time: values and cells (n, F), times, machines, indicators (n, V)."""
+
+    values: NDArray[np.float32]
+    cells: NDArray[np.uint8]
+    times_us: NDArray[np.int64]
+    machines: NDArray[np.int64]
+    indicators: NDArray[np.bool_]
+
+    def take(self, at: NDArray[np.bool_]) -> _Rows:
+        """Some of them."""
+        return _Rows(
+            self.values[at],
+            self.cells[at],
+            self.times_us[at],
+            self.machines[at],
+            self.indicators[at],
+        )
+
+
+def _cut(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], Floats, Floats]:
+    """Edges (F, 63) at the quantiles of rows (n, F), and their centre and scale (F,)."""
+    count = rows.shape[1]
+    edges = np.zeros((count, EDGES), np.float32)
+    center, scale = np.zeros(count), np.ones(count)
+    levels = np.linspace(0.0, 1.0, EDGES)
+    for f in range(count):
+        present = rows[:, f][np.isfinite(rows[:, f])]
+        if not len(present):
+            continue
+        distinct = np.unique(present)
+        if len(distinct) < EDGES:
+            # Each value gets a cell of its own.
+            own = np.concatenate([distinct, np.full(EDGES - 1 - len(distinct), distinct[-1])])
+        else:
+            own = np.quantile(present, levels[1:], method="higher").astype(np.float32)
+        edges[f] = np.concatenate([[np.nextafter(distinct[0], np.float32(-np.inf))], own])
+        low, middle, high = np.quantile(present, [0.01, 0.5, 0.99]).tolist()
+        center[f] = middle
+        width = (high - low) / 4.65 if high > low else float(present.astype(np.float64).std())
+        scale[f] = width if width > 0.0 else max(abs(middle), 1e-6) * 1e-3
+    return edges, center, scale
+
+
+def _learn_group(rows: _Rows, interval_us: int, chosen: Floats) -> GroupReference:
+    n, count = rows.cells.shape
+    slot = (rows.times_us - rows.times_us[0]) // max(interval_us, 1)
+    slot = np.unique(slot, return_inverse=True)[1]
+    slots = int(slot[-1]) + 1
+    counts = np.stack([np.bincount(rows.cells[:, f], minlength=CELLS + 1) for f in range(count)])
+    scores = contrasts.score_cells(counts)
+    mean, sd, values = _describe(rows, counts)
+    machines, machine = np.unique(rows.machines, return_inverse=True)
+    kinds = len(contrasts.KINDS)
+    size = count * kinds + rows.indicators.shape[1]
+    series, centers, between = np.empty((slots, size)), np.empty(size), np.zeros(size)
+    normal = np.empty((n, count))
+    for f in range(count):
+        own = scores[f, rows.cells[:, f]]
+        normal[:, f] = own[:, contrasts.LOCATION]
+        at = slice(f * kinds, (f + 1) * kinds)
+        series[:, at], centers[at] = _slot_means(own, slot, slots), own.mean(axis=0)
+        between[at] = _between(own, machine, len(machines))
+    at = slice(count * kinds, size)
+    indicators = rows.indicators.astype(np.float64)
+    series[:, at], centers[at] = _slot_means(indicators, slot, slots), indicators.mean(axis=0)
+    between[at] = _between(indicators, machine, len(machines))
+    alike = _correlations(normal)
+    pairs, correlation, pair_rows, pair_series = _pairs(normal, alike, slot, slots)
+    # The median distance between two rows sets the width of the embedding's kernel.
+    step = max(n // SAMPLE_ROWS, 1)
+    sample = rows.cells[::step][:SAMPLE_ROWS]
+    spread = normal[::step][:SAMPLE_ROWS]
+    width = float(np.median(np.sqrt(((spread[1:] - spread[:-1]) ** 2).sum(axis=1))))
+    frequencies = chosen / (width or 1.0)
+    embedded = np.empty((n, 2 * len(frequencies)))
+    for a in range(0, n, 65_536):
+        angles = normal[a : a + 65_536] @ frequencies.T
+        embedded[a : a + 65_536] = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    return GroupReference(
+        rows=n,
+        machines=len(machines),
+        slots=slots,
+        interval_us=interval_us,
+        counts=counts,
+        values=values,
+        mean=mean,
+        sd=sd,
+        centers=centers,
+        between=between,
+        long_run=LongRun.learn(series),
+        pairs=pairs,
+        correlation=correlation,
+        pair_rows=pair_rows,
+        pair_run=LongRun.learn(pair_series),
+        frequencies=frequencies,
+        embedded=embedded.mean(axis=0),
+        embedded_rows=embedded.var(axis=0),
+        embedded_run=LongRun.learn(_slot_means(embedded, slot, slots)),
+        embedded_alike=_correlations(embedded),
+        alike=alike,
+        sample=sample,
+    )
+
+
+def _describe(rows: _Rows, counts: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+    """Mean and standard deviation (F,), and mean value in each cell (F, 64)."""
+    count = rows.cells.shape[1]
+    mean, sd, values = np.zeros(count), np.zeros(count), np.zeros((count, CELLS))
+    for f in range(count):
+        x = rows.values[:, f].astype(np.float64)
+        cell = rows.cells[:, f]
+        inside = (cell != MISSING) & np.isfinite(x)
+        if inside.any():
+            mean[f], sd[f] = x[inside].mean(), x[inside].std()
+            sums = np.bincount(cell[inside], x[inside], minlength=CELLS)[:CELLS]
+            own = counts[f, :CELLS]
+            values[f] = np.where(own > 0, sums / np.maximum(own, 1), mean[f])
+    return mean, sd, values
+
+
+def _slot_means(values: Floats, slot: NDArray[np.int64], slots: int) -> Floats:
+    """Means (T, K) of values (n, K) over the rows of each slot."""
+    if slots == len(values):
+        return values
+    starts = np.searchsorted(slot, np.arange(slots))
+    sizes = np.diff(np.append(starts, len(values)))
+    found: Floats = np.add.reduceat(values, starts, axis=0) / sizes[:, None]
+    return found
+
+
+def _between(values: Floats, machine: NDArray[np.int64], machines: int) -> Floats:
+    """Variance (K,) between the means of machines."""
+    if machines < 2:
+        return np.zeros(values.shape[1])
+    sizes = np.bincount(machine, minlength=machines)
+    own = np.stack(
+        [np.bincount(machine, column, minlength=machines) / sizes for column in values.T], axis=1
+    )
+    variance: Floats = own.var(axis=0, ddof=1)
+    return variance
+
+
+def _correlations(values: Floats) -> Floats:
+    """Correlations (K, K) of values (n, K); 0 of those that never change."""
+    centred = values - values.mean(axis=0)
+    length = np.sqrt((centred**2).sum(axis=0))
+    centred /= np.where(length > 1e-9 * math.sqrt(len(values)), length, np.inf)
+    found: Floats = centred.T @ centred
+    np.fill_diagonal(found, 1.0)
+    return found
+
+
+def _pairs(
+    normal: Floats, alike: Floats, slot: NDArray[np.int64], slots: int
+) -> tuple[NDArray[np.int64], Floats, Floats, Floats]:
+    """The pairs (P, 2) of columns that move, correlations, and their influence by row and slot.
+
+    The influence of a row on a correlation r is ``a b - r (a^2 + b^2) / 2``
+    (Devlin, Gnanadesikan and Kettenring, Biometrika 1975).
+    """
+    moving = np.flatnonzero(normal.std(axis=0) > 0.5)
+    i, j = np.triu_indices(len(moving), 1)
+    pairs = np.stack([moving[i], moving[j]], axis=1).astype(np.int64)
+    correlation = alike[pairs[:, 0], pairs[:, 1]]
+    # Of columns that are one another nothing can be learned.
+    chosen = np.flatnonzero(np.abs(correlation) < 0.999)
+    if len(chosen) > MAX_PAIRS:
+        chosen = np.sort(
+            chosen[np.argsort(-np.abs(correlation[chosen]), kind="stable")[:MAX_PAIRS]]
+        )
+    pairs, correlation = np.ascontiguousarray(pairs[chosen]), correlation[chosen]
+    series, squares = np.zeros((slots, len(pairs))), np.zeros(len(pairs))
+    _influences(np.ascontiguousarray(normal), pairs, correlation, slot, series, squares)
+    series /= np.bincount(slot, minlength=slots)[:, None]
+    return pairs, correlation, squares / len(normal), series
+
+
+@njit("void(f8[:, ::1], i8[:, ::1], f8[::1], i8[::1], f8[:, ::1], f8[::1])", cache=True, nogil=True)
+def _influences(normal, pairs, correlation, slot, series, squares):  # type: ignore[no-untyped-def]
+    """Add up influences of rows (n, F) by slot (T, P), and their squares (P,)."""
+    for row in range(normal.shape[0]):
+        own = normal[row]
+        t = slot[row]
+        for p in range(pairs.shape[0]):
+            a, b = own[pairs[p, 0]], own[pairs[p, 1]]
+            x = a * b - 0.5 * correlation[p] * (a * a + b * b)
+            series[t, p] += x
+            squares[p] += x * x
