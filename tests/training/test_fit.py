@@ -3,57 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker.core.channels import ChannelSpec, spec_from_dict
+from tests.support.detection import readings_of, score, spec_of
 from worker.core.detection.baselines import Baselines
-from worker.core.detection.detector import Detector, Scores
-from worker.core.state import PartitionState
-from worker.core.table import MachineTable
 from worker.training.crossfit import is_counter
-from worker.training.fit import Fitted, counters, fit
-from worker.training.readings import MachineReadings
-
-MINUTE_US = 60_000_000
-
-
-def spec_of(channels: int) -> ChannelSpec:
-    return spec_from_dict({"name": "pump", "channel": [{"name": f"c{i}"} for i in range(channels)]})
-
-
-def readings_of(values: list[np.ndarray]) -> MachineReadings:
-    sizes = [len(rows) for rows in values]
-    times_us = [np.arange(size, dtype=np.int64) * MINUTE_US for size in sizes]
-    return MachineReadings(
-        source="test",
-        machine_ids=tuple(f"m{k}" for k in range(len(values))),
-        starts=np.cumsum([0, *sizes]),
-        times_us=np.concatenate(times_us),
-        values=np.concatenate(values),
-        impossible=np.zeros((sum(sizes), values[0].shape[1]), np.bool_),
-        categories={},
-        rows=np.arange(sum(sizes)),
-    )
-
-
-def score(spec: ChannelSpec, fitted: Fitted, machine_id: str, values: np.ndarray) -> Scores:
-    detector = Detector(
-        spec,
-        fitted.baselines,
-        fitted.codes,
-        lambda x: fitted.forest.score_samples(x).astype(np.float32),
-        fitted.expected,
-    )
-    signals = detector.signals(values, [])
-    table = MachineTable(
-        detector.fields, {"channel": values.shape[1], "signal": signals.shape[1]}, 1
-    )
-    table.reset(0)
-    detector.begin(table, np.array([0]), [machine_id])
-    n = len(values)
-    no = np.zeros(n, np.bool_)
-    times_us = np.arange(n, dtype=np.int64) * MINUTE_US
-    state = PartitionState(spec)
-    aggregates, _ = state.add(np.repeat(state.indices([b"m"]), n), times_us, values)
-    return detector.score(table, np.zeros(n, np.int64), times_us, signals, aggregates, no, no)
+from worker.training.fit import counters, fit
 
 
 @pytest.mark.parametrize("rows", [1, 2, 39, 40, 100])
