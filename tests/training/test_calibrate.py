@@ -50,10 +50,24 @@ def test_the_prior_bears_more_than_a_machine_of_the_training(fleet: Fitted) -> N
     assert (deviations[PRIOR] >= np.median(deviations[1:], axis=0) * 0.999).all()
 
 
-def test_a_machine_with_few_rows_is_judged_as_the_fleet_is() -> None:
-    rng = np.random.default_rng(24)
-    values = [machine(rng, 3000) for _ in range(5)]
-    values.append(machine(rng, 45))
+def test_machines_with_few_rows_are_judged_by_what_machines_alike_have_in_common() -> None:
+    rng = np.random.default_rng(25)
+    values = [machine(rng, 3000) for _ in range(6)] + [machine(rng, 45) for _ in range(4)]
     fitted = fit(spec_of(3), readings_of(values))
-    scores = score(spec_of(3), fitted, "m5", machine(rng, 2000))
-    assert np.mean(scores.anomaly_score < scores.threshold) < 0.002
+    # By their own 45 rows alone scales are from 0.8 to 1.4.
+    assert fitted.baselines.scale[7:] == pytest.approx(1.0, abs=0.12)
+    assert fitted.baselines.location[7:] == pytest.approx(0.0, abs=0.06)
+    found = [score(spec_of(3), fitted, f"m{k}", machine(rng, 2000)) for k in range(6, 10)]
+    assert np.mean([s.anomaly_score < s.threshold for s in found]) < 0.002
+
+
+def test_what_machines_do_not_have_in_common_is_each_ones_own() -> None:
+    rng = np.random.default_rng(26)
+    spreads = np.array([1.0, 4.0, 0.3, 2.0, 9.0])
+    levels = np.array([0.0, 50.0, -20.0, 90.0, 400.0])
+    fitted = fit(
+        spec_of(3),
+        readings_of([a + s * machine(rng, 1000) for a, s in zip(levels, spreads, strict=True)]),
+    )
+    assert fitted.baselines.scale[1:, 0] == pytest.approx(spreads, rel=0.3)
+    assert fitted.baselines.location[1:, 0] == pytest.approx(levels, abs=1.0)

@@ -8,7 +8,7 @@ taken to be those of independent Gaussian streams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,16 +28,14 @@ from worker.core.detection.baselines import (
     NORMALISED,
     PEAK,
     PRIOR,
-    ROWS,
     SHAPE,
     SHORT,
     STATE,
     WINDOW,
     Baselines,
 )
+from worker.training.crossfit import FEW_MACHINES, FLEET_ROWS
 
-FLEET_ROWS = 10.0
-"""What the fleet's median weighs against a machine's own, in independent rows."""
 STRETCHES = 4.0
 """Independent values of slow streams in a window."""
 CLUSTER_SHARE = 0.02
@@ -61,10 +59,15 @@ class Sample(NamedTuple):
     forest: NDArray[np.float32]
 
 
-def own_weights(machines: Floats) -> Floats:
-    """How much each machine's own statistics count (K,); see ``Baselines.machines``."""
-    rows = STRETCHES * machines[1:, ROWS] / machines[1:, WINDOW]
-    weights: Floats = rows / (rows + FLEET_ROWS)
+def own_weights(rows: Sequence[int], windows: Floats) -> Floats:
+    """How much each machine's own statistics count (K,).
+
+    Args:
+        rows: (K,) from which they are.
+        windows: (K,) the long scales in rows.
+    """
+    stretches = STRETCHES * np.array(rows) / windows
+    weights: Floats = stretches / (stretches + FLEET_ROWS)
     return weights
 
 
@@ -76,7 +79,8 @@ def calibrate(baselines: Baselines, samples: list[Sample], widening: Floats, poo
         widening: (K+1, D) by how much tails of normalised values are longer than they look.
         pool_map: applies a function to a list, in order.
     """
-    weights = own_weights(baselines.machines)
+    rows = [len(sample.streams) for sample in samples]
+    weights = own_weights(rows, baselines.machines[1:, WINDOW])
     moving = np.maximum((baselines.scale > 0.0).sum(axis=1), 1)
     tails = list(pool_map(_signal_tails, [sample.streams for sample in samples]))
     gaussian = _tail_by(lambda p: UNSURE * stats.norm.isf(p / 2.0))
@@ -98,6 +102,8 @@ def calibrate(baselines: Baselines, samples: list[Sample], widening: Floats, poo
         baselines.known[k] = _bins_of(evidence)
     if families:
         baselines.known[PRIOR] = np.median(baselines.known[1:], axis=0)
+    if len(families) >= FEW_MACHINES:
+        baselines.known[1:] += (1.0 - weights)[:, None, None] * baselines.known[PRIOR]
     nothing = _tail_by(lambda p: -2.0 * np.log10(p))
     _draw(baselines.calibration[:, STATE], states, nothing, weights)
     _draw(baselines.machines[:, CLUSTER_ROWS:], clusters, np.ones(1), weights)

@@ -34,6 +34,10 @@ FOLDS = 4
 FEWEST_ROWS = 40
 """A machine with fewer counts as never seen: it learns its own place when it runs."""
 FEWEST_STEPS = 20
+FEW_MACHINES = 3
+"""Of fewer there is no telling what machines have in common."""
+FLEET_ROWS = 10.0
+"""What the fleet's median weighs against a machine's own, in independent rows."""
 WINDOW_ROWS = 60
 LONGEST_WINDOW_US = 86_400 * US_PER_S
 DAY_US = 86_400 * US_PER_S
@@ -153,12 +157,22 @@ def normalise(values: Floats, place: Place) -> Floats:
     return np.where((place.scale > 0) & ~np.isnan(z), np.clip(np.nan_to_num(z), -limit, limit), 0.0)
 
 
-def covariance(y: Floats, rows: float, moving: NDArray[np.bool_]) -> Floats:
-    """Covariance (D, D) of normalised values, shrunk towards its diagonal."""
+def covariance(
+    y: Floats, rows: float, moving: NDArray[np.bool_], common: Floats | None = None
+) -> Floats:
+    """Covariance (D, D) of normalised values, shrunk towards the fleet's and its own diagonal.
+
+    Args:
+        common: the fleet's; None: there is no fleet.
+    """
     channels = int(moving.sum())
     neff = max(10.0, rows)
-    shrink = float(np.clip((channels + 1) / (neff + channels + 1), 0.02, 0.9))
     s = np.atleast_2d(np.cov(y, rowvar=False, bias=True))
+    if common is not None:
+        usual = FLEET_ROWS * (channels + 1)
+        s = (neff * s + usual * np.where(np.outer(moving, moving), common, 0.0)) / (neff + usual)
+        neff += usual
+    shrink = float(np.clip((channels + 1) / (neff + channels + 1), 0.02, 0.9))
     return (1 - shrink) * s + np.diag(shrink * np.diag(s) + 1e-3)
 
 
@@ -239,11 +253,13 @@ def baseline_of(
     place: Place,
     neighbours: NDArray[np.int32],
     seasonal: NDArray[np.bool_],
+    common: Floats | None = None,
 ) -> Baseline:
     """Learn a baseline from some of the rows, around a place.
 
     Args:
         seasonal: (D,) signals of which the time of day is to be expected.
+        common: see :func:`covariance`.
     """
     values, times_us = series.values[rows], series.times_us[rows]
     season = np.zeros((values.shape[1], SEASON_BINS))
@@ -259,7 +275,7 @@ def baseline_of(
         values = values - scale * usual_at(season, times_us)
     moving = place.scale > 0.0
     y = normalise(values, place)
-    precision, weights = regress(covariance(y, place.rows, moving), neighbours, moving)
+    precision, weights = regress(covariance(y, place.rows, moving, common), neighbours, moving)
     signals = np.zeros((SIGNAL_COLUMNS, values.shape[1]), np.float32)
     signals[MEAN], signals[PRECISION], signals[SD:] = y.mean(axis=0), precision, 1.0
     return Baseline(
@@ -348,8 +364,17 @@ class Learned:
     stretches: Floats
 
 
-def learn(series: Series, place: Place, neighbours: NDArray[np.int32]) -> Learned:
-    """Learn one machine, cross-fitted; ``place`` is its own, shrunk towards the fleet's."""
+def learn(
+    series: Series,
+    place: Place,
+    neighbours: NDArray[np.int32],
+    common: Floats | None = None,
+) -> Learned:
+    """Learn one machine, cross-fitted; ``place`` is its own, shrunk towards the fleet's.
+
+    Args:
+        common: see :func:`covariance`.
+    """
     every = np.ones(len(series.times_us), np.bool_)
     places = []
     for fold in folds_of(len(every)):
@@ -360,11 +385,11 @@ def learn(series: Series, place: Place, neighbours: NDArray[np.int32]) -> Learne
         places.append(replace(own, location=location, scale=scale))
     seasonal = find_seasons(series, places)
     parts = [
-        baseline_of(series, _without(every, fold), part, neighbours, seasonal)
+        baseline_of(series, _without(every, fold), part, neighbours, seasonal, common)
         for fold, part in zip(folds_of(len(every)), places, strict=True)
     ]
     found = out_of_fold(series, parts, neighbours)
-    whole = baseline_of(series, every, place, neighbours, seasonal)
+    whole = baseline_of(series, every, place, neighbours, seasonal, common)
     variance = np.mean(found.astype(np.float64) ** 2, axis=0)
     return Learned(whole, found, variance, len(found) / memory_of(found, series.window))
 

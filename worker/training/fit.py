@@ -48,7 +48,6 @@ from worker.core.detection.streams import WARM_UP_WINDOWS
 from worker.core.features import assemble, derive, mask_impossible
 from worker.core.state import PartitionState
 from worker.training.calibrate import (
-    FLEET_ROWS,
     UNSURE,
     Sample,
     calibrate,
@@ -57,7 +56,9 @@ from worker.training.calibrate import (
 )
 from worker.training.crossfit import (
     FAST_FLOOR,
+    FEW_MACHINES,
     FEWEST_ROWS,
+    FLEET_ROWS,
     SLOW_FLOOR,
     Learned,
     Place,
@@ -76,11 +77,12 @@ from worker.training.readings import MachineReadings
 from worker.training.suspects import without_suspects
 
 FOREST_ROWS = 200_000
-FEW_MACHINES = 3
 FEW_MACHINES_WEIGHT = 0.1
-"""Of fewer machines there is no telling how far they are apart: their place weighs little."""
+"""What the place of so few machines weighs that there is no telling how far they are apart."""
 NEWCOMERS = 50
 """Machines that are judged as if never seen, to know what to expect of such."""
+MOST_ROWS = 1e6
+"""What the fleet weighs at most."""
 KNOWN_SCALE_ROWS = 1e9
 """The scale of a machine of the training is not learned anew."""
 
@@ -136,7 +138,7 @@ def fit(
         long = [k for k, one in enumerate(series) if len(one.times_us) >= FEWEST_ROWS]
         jobs = [(series[k], fleet.places[k]) for k in long]
         learned: list[Learned] = []
-        for one in pool.map(partial(_learn, fleet.neighbours), jobs):
+        for one in pool.map(partial(_learn, fleet.neighbours, fleet.common), jobs):
             learned.append(one)
             on_progress(0.1 + 0.6 * len(learned) / len(long))
         baselines, widening = _assemble(readings.machine_ids, series, long, fleet, learned)
@@ -224,8 +226,10 @@ def _clean(neighbours: NDArray[np.int32], job: tuple[Series, Place]) -> Series:
     return without_suspects(job[0], job[1], neighbours)
 
 
-def _learn(neighbours: NDArray[np.int32], job: tuple[Series, Place]) -> Learned:
-    return learn(job[0], job[1], neighbours)
+def _learn(
+    neighbours: NDArray[np.int32], common: Floats | None, job: tuple[Series, Place]
+) -> Learned:
+    return learn(job[0], job[1], neighbours, common)
 
 
 @dataclass(frozen=True)
@@ -234,22 +238,24 @@ class _Fleet:
 
     Attributes:
         place: medians over machines.
-        weight: (D,) how many independent readings of a machine's own its location weighs.
+        location_weight, scale_weight: (D,) how many independent readings of a machine's own
+            the place weighs.
         places: of each machine, drawn towards it.
         covariance: (D, D) of normalised values, pooled.
         neighbours: (D, N) see ``Baselines``.
     """
 
     place: Place
-    weight: Floats
+    location_weight: Floats
+    scale_weight: Floats
     places: list[Place]
     covariance: Floats
     neighbours: NDArray[np.int32]
 
     @classmethod
     def of(cls, series: list[Series], places: list[Place]) -> _Fleet:
-        place, weight = _fleet_place(places)
-        places = [_shrink_place(own, place, weight) for own in places]
+        place, weights = _fleet_place(places)
+        places = [_shrink_place(own, place, *weights) for own in places]
         moving = np.any([own.scale > 0.0 for own in places], axis=0)
         total = np.zeros((len(moving), len(moving)))
         for one, own in zip(series, places, strict=True):
@@ -258,15 +264,20 @@ class _Fleet:
         total /= sum(own.rows for own in places)
         root = np.sqrt(np.diag(total))
         neighbours = neighbours_of(total / root / root[:, None], moving)
-        return cls(place, weight, places, total, neighbours)
+        return cls(place, *weights, places, total, neighbours)
+
+    @property
+    def common(self) -> Floats | None:
+        """What machines' covariances are drawn towards; None with too few of them."""
+        return self.covariance if len(self.places) >= FEW_MACHINES else None
 
 
-def _fleet_place(places: list[Place]) -> tuple[Place, Floats]:
-    """The fleet's place, and how many readings of a machine's own its locations (D,) weigh.
+def _fleet_place(places: list[Place]) -> tuple[Place, tuple[Floats, Floats]]:
+    """The fleet's place, and how many readings of a machine's own it weighs.
 
-    That is the variance within machines over the variance between them (the weight of the
-    prior mean of normal distributions), without what of the latter is only that locations
-    rest on few independent readings, and one standard error more.
+    For the locations (D,) that is the variance within machines over the variance between them
+    (the weight of the prior mean of normal distributions); for the scales (D,) one over twice
+    the variance between their logarithms (a logarithm of k readings' has 1 / 2k).
     """
     locations = np.array([place.location for place in places])
     scales = np.array([place.scale for place in places])
@@ -276,33 +287,55 @@ def _fleet_place(places: list[Place]) -> tuple[Place, Floats]:
     scale = np.sqrt(np.median(scales**2, axis=0))
     memory = np.median([place.memory for place in places], axis=0)
     readings = np.median([place.readings for place in places], axis=0)
-    weight = np.full(len(scale), FEW_MACHINES_WEIGHT)
-    if len(places) >= FEW_MACHINES:
-        distance = np.abs(np.where(watched, locations - location, 0.0))
-        between = 1.4826 * np.nanmedian(distance, axis=0)
-        between = np.where(between > 0.0, between, np.sqrt(np.nanmean(distance**2, axis=0)))
-        chance = scale**2 / readings
-        between = np.maximum(between**2 - chance, 0.0) + chance * np.sqrt(2.0 / len(places))
-        weight = np.where(
-            between > 0.0, np.minimum(scale**2 / np.maximum(between, 1e-300), 1e6), 1e6
-        )
     rows = float(np.median([place.rows for place in places]))
-    return Place(location, scale, memory, readings, rows), weight
+    place = Place(location, scale, memory, readings, rows)
+    if len(places) < FEW_MACHINES:
+        return place, (np.full(len(scale), FEW_MACHINES_WEIGHT), np.full(len(scale), FLEET_ROWS))
+    distance = np.abs(np.where(watched, locations - location, 0.0))
+    between = _between(distance, scale**2 / readings)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(scales > 0.0, np.log(scales / scale), 0.0)
+    weights = (
+        np.where(between > 0.0, scale**2 / np.maximum(between, 1e-300), MOST_ROWS),
+        1.0 / (2.0 * np.maximum(_between(np.abs(ratio), 0.5 / readings), 1e-300)),
+    )
+    return place, (
+        np.minimum(weights[0], MOST_ROWS),
+        np.clip(weights[1], FLEET_ROWS, MOST_ROWS),
+    )
 
 
-def _shrink_place(place: Place, fleet: Place, weight: Floats) -> Place:
+def _between(distance: Floats, chance: Floats) -> Floats:
+    """Variance between machines (D,), by their distances (K, D) from the median of all.
+
+    Args:
+        chance: (D,) what of it is only that machines were seen for so long. It is left out;
+            what it may have been more by chance (one standard error) counts.
+    """
+    between = 1.4826 * np.nanmedian(distance, axis=0)
+    between = np.where(between > 0.0, between, np.sqrt(np.nanmean(distance**2, axis=0)))
+    unsure = chance * np.sqrt(2.0 / len(distance))
+    found: Floats = np.maximum(between**2 - chance, 0.0) + unsure
+    return found
+
+
+def _shrink_place(
+    place: Place, fleet: Place, location_weight: Floats, scale_weight: Floats
+) -> Place:
     """Draw a machine's place towards the fleet's, as far as its own readings do not tell."""
     k = place.readings
     unread = np.isnan(place.location)
     own = np.where(unread, fleet.location, place.location)
-    location = (k * own + weight * fleet.location) / (k + weight)
+    location = (k * own + location_weight * fleet.location) / (k + location_weight)
     moves = np.where(unread, fleet.scale, place.scale) > 0.0
-    variance = (k * place.scale**2 + FLEET_ROWS * fleet.scale**2) / (k + FLEET_ROWS)
-    variance = np.where(unread, fleet.scale**2, variance)
+    # In logarithms: a quiet machine among loud ones stays quiet.
+    share = np.where(unread, 1.0, scale_weight / (k + scale_weight))
+    usual = np.where(fleet.scale > 0.0, fleet.scale, place.scale)
+    ratio = np.divide(place.scale, usual, out=np.ones(len(k)), where=moves & ~unread)
     return replace(
         place,
         location=np.where(moves, location, own),
-        scale=np.where(moves, np.sqrt(variance), 0.0),
+        scale=np.where(moves, usual * ratio ** (1.0 - share), 0.0),
     )
 
 
@@ -318,7 +351,8 @@ def _assemble(
     Returns:
         The baselines, and by how much (K+1, STREAMS, D) standard deviations were widened.
     """
-    count = len(fleet.weight)
+    place = fleet.place
+    count = len(place.scale)
     known = len(long) + 1
     machines = np.zeros((len(series), MACHINE_COLUMNS))
     for k, one in enumerate(series):
@@ -326,7 +360,10 @@ def _assemble(
     prior = np.median(machines, axis=0)
     prior[ROWS] = max(prior[ROWS], WARM_UP_WINDOWS * prior[WINDOW])
     machines = np.concatenate([prior[None], machines[long]])
-    place = fleet.place
+    counts = own_weights([len(own.streams) for own in learned], machines[1:, WINDOW])
+    if fleet.common is not None:
+        # With what they are drawn towards goes how long it took to learn that.
+        machines[1:, ROWS] = counts * machines[1:, ROWS] + (1.0 - counts) * prior[ROWS]
     scale = np.array(
         [
             np.where(np.isnan(place.location), UNWATCHED, place.scale),
@@ -341,10 +378,10 @@ def _assemble(
         signals[PRIOR] = np.median(signals[1:], axis=0)
     signals[PRIOR, PRECISION] = precision
     signals[:, MEMORY] = place.memory
-    signals[PRIOR, PRIOR_ROWS] = fleet.weight * place.memory
-    signals[PRIOR, SCALE_ROWS] = FLEET_ROWS * place.memory
+    signals[PRIOR, PRIOR_ROWS] = fleet.location_weight * place.memory
+    signals[PRIOR, SCALE_ROWS] = fleet.scale_weight * place.memory
     signals[1:, SCALE_ROWS] = KNOWN_SCALE_ROWS
-    signals[:, SD:], widening = _deviations(machines, scale > 0.0, learned)
+    signals[:, SD:], widening = _deviations(counts, scale > 0.0, learned)
     shape = signals[:, [SD + NORMALISED, SD + RESIDUAL]].prod(axis=1)
     shape /= widening[:, [NORMALISED, RESIDUAL]].prod(axis=1) ** 2
     signals[:, SHAPE_WEIGHT] = shape * signals[:, PRECISION]
@@ -367,17 +404,21 @@ def _assemble(
 
 
 def _deviations(
-    machines: Floats, moving: NDArray[np.bool_], learned: list[Learned]
+    counts: Floats, moving: NDArray[np.bool_], learned: list[Learned]
 ) -> tuple[Floats, Floats]:
-    """Standard deviations (K+1, STREAMS, D) of the streams, drawn towards the fleet's."""
+    """Standard deviations (K+1, STREAMS, D) of the streams, drawn towards the fleet's.
+
+    Args:
+        counts: (K,) how much a machine's own count.
+    """
     floors = np.array([FAST_FLOOR, FAST_FLOOR, SLOW_FLOOR, SLOW_FLOOR, SLOW_FLOOR])[:, None]
     usual = np.full((STREAMS, moving.shape[1]), UNSURE**2)
     variance = np.array([own.variance for own in learned]).reshape(-1, *usual.shape)
     measured = (variance > 0.0) & moving[1:, None]
     some = measured.any(axis=0)
     usual[some] = np.nanmedian(np.where(measured, variance, np.nan)[:, some], axis=0)
-    weights = own_weights(machines)[:, None, None]
-    drawn = np.where(measured, weights * variance + (1.0 - weights) * usual, usual)
+    own = counts[:, None, None]
+    drawn = np.where(measured, own * variance + (1.0 - own) * usual, usual)
     drawn = np.where(moving[1:, None], drawn, 1.0)
     squared = np.concatenate([usual[None], drawn])
     stretches = np.array([own.stretches for own in learned]).reshape(-1, *usual.shape)
