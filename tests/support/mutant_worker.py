@@ -25,6 +25,9 @@ BUG_AT = 4
 SLOW_STEP_S = 0.03
 """A little longer than chunks take to come, one of each of four partitions ten times a second."""
 
+LONG_COMMIT_S = 1.0
+"""Longer than the stop takes to reach the agent."""
+
 
 class Count:
     """Counts calls."""
@@ -136,12 +139,30 @@ def a_chunk_overtakes_the_stop() -> None:
     ThrowableQueue.clear = mutant
 
 
+def stopped_during_a_commit() -> None:
+    """No bug: told to stop, by itself, while two chunks wait for a commit that takes its time."""
+    commit = Processor._commit
+
+    def mutant(self: Processor) -> None:
+        waiting = self._thread._work_queue
+        end_s = time.monotonic() + LONG_COMMIT_S
+        while waiting.qsize() < 2 and time.monotonic() < end_s:
+            time.sleep(0.01)
+        if waiting.qsize() >= 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(LONG_COMMIT_S)
+        commit(self)
+
+    Processor._commit = mutant  # type: ignore[method-assign]
+
+
 MUTANTS = {
     "offsets-before-state": offsets_before_state,
     "no-fence": no_fence,
     "a-chunk-twice": a_chunk_twice,
     "slow-steps": slow_steps,
     "a-chunk-overtakes-the-stop": a_chunk_overtakes_the_stop,
+    "stopped-during-a-commit": stopped_during_a_commit,
 }
 
 

@@ -97,20 +97,22 @@ def test_sigterm_commits_leaves_the_group_and_exits_0(job: Job) -> None:
     assert job.published(app_id) == job.expected()[0]
 
 
-def test_a_chunk_that_comes_while_the_worker_stops_is_left_to_the_next_start(
-    job: Job, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mutant", ["a-chunk-overtakes-the-stop", "stopped-during-a-commit"])
+def test_chunks_that_wait_when_the_worker_is_stopped_are_left_to_the_next_start(
+    job: Job, monkeypatch: pytest.MonkeyPatch, mutant: str
 ) -> None:
-    monkeypatch.setenv("MUTANT", "a-chunk-overtakes-the-stop")
-    settings = job.settings(unique("overtaken"))
+    monkeypatch.setenv("MUTANT", mutant)
+    settings = job.settings(unique("stopped"))
     app_id = settings["worker.app_id"]
     # One partition, and chunks of it that come faster than they are applied.
-    records = simulated(job.bundle, 15_000, machines=1, seed=9)
+    feeder = Feeder(job, simulated(job.bundle, 10_000, machines=1, seed=9), events_per_s=5_000)
     with WorkerProcess(settings, job.folder / "log", "tests.support.mutant_worker") as worker:
         worker.wait_until_healthy(WAIT_S)
-        feeder = Feeder(job, records, events_per_s=5_000)
         feeder.start()
-        worker.wait_for_events(5_000, WAIT_S)
-        assert worker.terminate() == 0
+        if mutant == "a-chunk-overtakes-the-stop":
+            worker.wait_for_events(5_000, WAIT_S)
+            worker.process.terminate()
+        assert worker.process.wait(WAIT_S) == 0
     feeder.join(WAIT_S)
     with job.worker(settings) as successor:
         wait_until_all_is_committed(job, app_id)

@@ -33,7 +33,9 @@ def add_scoring_agent(app: faust.App, topic: faust.TopicT, processor: Processor)
             applied = asyncio.wrap_future(processor.apply(delivery))
             try:
                 if in_hand is not None:
-                    await in_hand
+                    # Faust cancels the agent when it stops. That must not take a chunk from the
+                    # processor while the next one is there already, which would leave a gap too.
+                    await asyncio.shield(in_hand)
             except Exception as error:
                 await app.crash(error)
                 raise
