@@ -66,7 +66,12 @@ LONG_SHARE = 8.0
 LONG_WINDOWS = 4.0
 """The slowest mean is over an eighth of the rows of training, at least w and at most 4 w."""
 STEP = 3.0
-"""Levels follow a deviation up to this many standard deviations."""
+"""Levels follow deviations up to this many standard deviations, and less those beyond: a fault
+that moved them would leave its trace in all that comes after."""
+FARTHEST_MEAN = 8.0
+"""The slowest mean is bounded by this many standard deviations, for the same reason."""
+AGREEING_SHARE = 0.5
+"""A recent mean that is a smaller share of a slow one disagrees with it."""
 UNCLIPPED_ROWS = 8
 CLIP = 4.0
 LEVEL_WINDOWS = 16
@@ -83,10 +88,16 @@ def _clip(x, limit):  # type: ignore[no-untyped-def]
     return min(max(x, -limit), limit)
 
 
+@njit("f8(f8)", cache=True, nogil=True, inline="always")
+def _lesson(x):  # type: ignore[no-untyped-def]
+    """What a deviation teaches a level: the more the farther, but beyond ``STEP`` ever less."""
+    return x if abs(x) <= STEP else STEP * STEP * STEP / (x * abs(x))
+
+
 @njit("f8(f8, f8)", cache=True, nogil=True, inline="always")
 def _agreed(slow, recent):  # type: ignore[no-untyped-def]
     """The nearer to 0 of two means, 0 where they disagree: what is over is no evidence."""
-    if slow * recent <= 0.0:
+    if slow * recent <= 0.0 or abs(recent) < AGREEING_SHARE * abs(slow):
         return 0.0
     return slow if abs(slow) < abs(recent) else recent
 
@@ -226,9 +237,10 @@ def _stream_signal(  # type: ignore[no-untyped-def]
     """Follow one signal, whose normalised value is in ``streams`` already."""
     value = np.float64(streams[NORMALISED, j])
     residual -= state[RESIDUAL, j]
-    state[RESIDUAL, j] += level_step * _clip(residual, STEP)
+    state[RESIDUAL, j] += level_step * _lesson(residual)
     state[SLOW_SHORT, j] += short_step * (residual - state[SLOW_SHORT, j])
-    state[SLOW, j] += slow_step * (residual - state[SLOW, j])
+    slow = state[SLOW, j] + slow_step * (residual - state[SLOW, j])
+    state[SLOW, j] = _clip(slow, FARTHEST_MEAN * np.float64(signals[SD + SLOW, j]))
     value -= signals[MEAN, j]
     state[SLOW_NORMALISED, j] += short_step * (value - state[SLOW_NORMALISED, j])
     streams[RESIDUAL, j] = residual
