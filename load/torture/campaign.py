@@ -35,7 +35,8 @@ SOURCE = "torture-events"
 PARTITIONS = 4
 MOST_WORKERS = 3
 SESSION_S = 8
-TRANSACTION_S = 10
+SHORTENED = {"session.timeout.ms": str(SESSION_S * 1000), "transaction.timeout.ms": "10000"}
+"""For workers to which things happen, which would take long otherwise."""
 RECOVERY_DEADLINE_S = 90.0
 ZOMBIE_END_S = 30.0
 ABORTER_S = 4.0
@@ -188,7 +189,10 @@ class Campaign:
         ):
             self._proxy.forward_to(self._kafka.proxied_port)
             brokers = self._kafka.bootstrap_servers
-            settings = _settings(APP_ID, f"{HOST}:{self._proxy.port}", bundle_folder)
+            settings = {
+                **_settings(APP_ID, f"{HOST}:{self._proxy.port}", bundle_folder),
+                "kafka.client": json.dumps(SHORTENED),
+            }
             create_topics(settings, {"machine-state-changelog": CHANGELOG})
             changelog = load(settings).changelog_topic
             compactions = Compactions(self._kafka.data / "topics", changelog)
@@ -362,13 +366,8 @@ class Campaign:
 
 
 def _settings(app_id: str, brokers: str, bundle: Path) -> dict[str, str]:
-    client = {
-        "session.timeout.ms": SESSION_S * 1000,
-        "transaction.timeout.ms": TRANSACTION_S * 1000,
-    }
     return {
         "kafka.brokers": brokers,
-        "kafka.client": json.dumps({key: str(value) for key, value in client.items()}),
         "topics.sensor_events": SOURCE,
         **{key: f"{app_id}-{stream}" for stream, key in STREAMS.items()},
         "worker.app_id": app_id,
