@@ -176,7 +176,8 @@ def _draw(table: NDArray[Any], own: list[Floats], usual: Floats, weights: Floats
     known = ~np.isnan(measured)
     prior = usual.copy()
     some = known.any(axis=0)
-    prior[some] = np.nanmedian(measured[:, some], axis=0)
+    if len(own) >= FEW_MACHINES:
+        prior[some] = np.nanmedian(measured[:, some], axis=0)
     table[PRIOR] = prior
     with np.errstate(invalid="ignore"):
         for k, one in enumerate(measured):
