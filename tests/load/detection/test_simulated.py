@@ -24,7 +24,7 @@ def test_labels_are_the_machine_faults_in_force() -> None:
 
 
 def test_healthy_training_is_the_same_past_without_its_faults() -> None:
-    healthy, unlabelled, _ = map(small, plants())
+    healthy, unlabelled, *_ = map(small, plants())
     clean = plant_case(healthy, 2, training_days=3, test_days=1)
     dirty = plant_case(unlabelled, 2, training_days=3, test_days=1)
     assert np.array_equal(clean.test.values, dirty.test.values, equal_nan=True)
@@ -35,3 +35,13 @@ def test_healthy_training_is_the_same_past_without_its_faults() -> None:
         for t, v in zip(dirty.train.times_us.tolist(), dirty.train.values, strict=True)
     ]
     assert 0.5 < np.mean(same) < 1.0
+
+
+def test_newcomers_are_other_machines_than_those_that_are_learned() -> None:
+    plant = small(next(plant for plant in plants() if plant.newcomers))
+    case = plant_case(plant, 0, training_days=1, test_days=3)
+    learned, judged = set(case.train.machine_ids), set(case.test.machine_ids)
+    assert learned
+    assert judged
+    assert not learned & judged
+    assert {event.machine_id for event in case.events} <= judged

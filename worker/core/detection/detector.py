@@ -30,7 +30,7 @@ from worker.core.table import Field, Fields, MachineTable
 DAY_US = 86_400 * US_PER_S
 BUDGET = 0.1
 """False episodes per machine and day that are tolerated unless told otherwise."""
-FARTHEST_PERIODS = 40.0
+FARTHEST_PERIODS = 100.0
 """A budget of less than one false episode in so many times the training's length is taken as
 that: of what is rarer, nothing is known."""
 
