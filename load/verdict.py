@@ -25,7 +25,7 @@ from worker.assets import asset_dir
 from worker.core.changelog import StateReader
 from worker.core.events import Chunk
 from worker.core.messages import Origin
-from worker.core.outgoing import Outputs, Stream
+from worker.core.outgoing import Outputs, Record, Stream
 from worker.core.pipeline import Pipeline
 from worker.core.state import PartitionState
 from worker.metrics import Metrics
@@ -156,7 +156,9 @@ def expect(
         [record.value for record in records],
     )
     outputs = pipeline.step(state, chunk)
-    return len(records), Counter(_published(*record) for record in outputs.records)
+    return len(records), Counter(
+        _published(record.stream, record.key, record.value) for record in outputs.records
+    )
 
 
 def published(settings: Mapping[str, str], partition: int) -> Iterator[Published]:
@@ -172,14 +174,16 @@ def restored(
     """State from the changelog, as a starting worker restores it."""
     app = SimpleNamespace(conf=SimpleNamespace(broker=None))
     loaded = load(settings)
-    transport = Transport(app, loaded, no_step, Destinations("", "", {}), Metrics())
+    transport = Transport(
+        app, loaded, OnlyRestores(), Destinations("", loaded.changelog_topic, {}), Metrics()
+    )
     limits = state_limits(loaded, bundle)
-    followers = {
-        partition: Follower(StateReader(bundle.spec, limits, f"partition {partition}"))
+    readers = {
+        partition: StateReader(bundle.spec, limits, f"partition {partition}")
         for partition in partitions
     }
-    transport.restore(followers, lambda _: True)
-    return {partition: follower.reader.finish(0) for partition, follower in followers.items()}
+    transport.restore({p: Follower(reader) for p, reader in readers.items()}, lambda _: True)
+    return {partition: reader.finish(0) for partition, reader in readers.items()}
 
 
 def _compare(
@@ -201,6 +205,13 @@ def _published(stream: str, key: bytes | None, value: bytes) -> Published:
     return Published(stream, name, digest)
 
 
-def no_step(state: PartitionState, chunk: Chunk) -> Outputs:
+class OnlyRestores:
     """For a transport that only restores."""
-    raise AssertionError("only restoring is wanted here")
+
+    def step(self, state: PartitionState, chunk: Chunk) -> Outputs:
+        """Not to be called."""
+        raise AssertionError("only restoring is wanted here")
+
+    def summarize(self, partition: int, next_offset: int) -> list[Record]:
+        """Not to be called."""
+        raise AssertionError("only restoring is wanted here")

@@ -45,6 +45,8 @@ def settings(kafka: LocalKafka) -> Settings:
             **names,
             "dead_letters": unique("dead-letters"),
             "replays": unique("replays"),
+            "drift_events": unique("drift-events"),
+            "retraining_requests": unique("retraining-requests"),
         },
         worker={"app_id": unique("app")},
     )
@@ -81,12 +83,13 @@ def test_every_stream_and_the_changelog_are_declared() -> None:
     declarations = load_declarations()
     assert next(iter(declarations)) == INPUT
     outputs = {"anomalies", "anomaly-episodes", "sensor-health", "late-events", "dead-letters"}
-    assert set(declarations) == {INPUT, CHANGELOG, "replays", *outputs}
+    drift = {"drift-partials", "drift-state-changelog", "drift-events", "retraining-requests"}
+    assert set(declarations) == {INPUT, CHANGELOG, "replays", *outputs, *drift}
 
 
 def test_declared_schemas_exist() -> None:
     schemas = [d.schema for d in load_declarations().values() if d.schema]
-    assert len(schemas) == 7
+    assert len(schemas) == 9
     assert all((asset_dir("schemas") / name).is_file() for name in schemas)
 
 
@@ -148,9 +151,13 @@ def test_a_fresh_cluster_gets_every_topic_under_its_configured_name(settings: Se
         settings.topics.anomalies,
         settings.topics.anomaly_episodes,
         settings.topics.dead_letters,
+        settings.topics.drift_events,
+        settings.partials_topic,
+        settings.drift_changelog_topic,
         settings.topics.late_events,
         settings.changelog_topic,
         settings.topics.replays,
+        settings.topics.retraining_requests,
         settings.topics.sensor_health,
     ]
 

@@ -6,6 +6,7 @@ Owns schemas/*.json (JSON Schema 2020-12); the AsyncAPI document beside them com
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
@@ -29,11 +30,16 @@ _DOCUMENTED: tuple[type[msgspec.Struct], ...] = (
     messages.Anomaly,
     messages.Cause,
     messages.DeadLetter,
+    messages.DriftEvent,
+    messages.DriftFeature,
+    messages.DriftMachine,
+    messages.DriftTest,
     messages.Episode,
     messages.LateEvent,
     messages.MaintenanceNotice,
     messages.Origin,
     messages.Replay,
+    messages.RetrainingRequest,
     messages.SensorHealth,
     Channel,
     Derived,
@@ -70,6 +76,13 @@ def all_messages(spec: ChannelSpec) -> list[Message]:
         Message("late-event", "Late event", messages.LateEvent, example_late_event(spec)),
         Message("dead-letter", "Dead letter", messages.DeadLetter, example_dead_letter()),
         Message("replay", "Replay", messages.Replay, example_replay()),
+        Message("drift-event", "Drift event", messages.DriftEvent, example_drift_event(spec)),
+        Message(
+            "retraining-request",
+            "Retraining request",
+            messages.RetrainingRequest,
+            example_retraining_request(spec),
+        ),
     ]
 
 
@@ -241,6 +254,58 @@ def example_replay() -> Document:
             published=messages.Origin("sensor-events", 0, 31_440),
             attempt=1,
             replayed_at="2026-03-02T07:30:00.000000Z",
+        )
+    )
+
+
+def example_drift_event(spec: ChannelSpec) -> Document:
+    """The first channel reads more everywhere, all of a sudden."""
+    channel = spec.continuous[0]
+    low, high = channel.typical or (0.0, 4.0)
+    shift = round((high - low) / 8, 6)
+    test = messages.DriftTest(
+        "location", 6.41, 1.4e-10, shift, channel.unit, 41.2, round(shift / 2, 6), voted=True
+    )
+    feature = messages.DriftFeature(
+        channel.name, channel.unit, 0.52, "up", shift, 7e-10, 41.2, round(shift / 2, 6), [test]
+    )
+    return _plain(
+        messages.DriftEvent(
+            id="fleet@2026-03-02T06:20:00.000000Z",
+            group="fleet",
+            kind="drift",
+            status="opened",
+            sequence=1,
+            began_at="2026-03-02T06:10:00.000000Z",
+            opened_at="2026-03-02T06:20:00.000000Z",
+            last_at="2026-03-02T06:20:00.000000Z",
+            closed_at=None,
+            close_reason=None,
+            window_s=300.0,
+            score=0.52,
+            p_value=2.2e-8,
+            features=[feature],
+            machines=[messages.DriftMachine("mill-07", 0.61)],
+            advice="recalibrated-sensor",
+            reason=f"{channel.name}: {shift:+g} {channel.unit} since 2026-03-02T06:10:00.000000Z.",
+            reference=hashlib.sha256(spec.name.encode()).hexdigest(),
+            model_version=f"{spec.name}/1.0.0",
+        )
+    )
+
+
+def example_retraining_request(spec: ChannelSpec) -> Document:
+    """That drift, six hours later."""
+    event = example_drift_event(spec)
+    return _plain(
+        messages.RetrainingRequest(
+            id=f"{event['id']}#retraining@2026-03-02T12:10:00.000000Z",
+            group="fleet",
+            event_id=event["id"],
+            requested_at="2026-03-02T12:10:00.000000Z",
+            reason="Drift has lasted 6.0 h, and with it model_score changed.",
+            reference=event["reference"],
+            model_version=event["model_version"],
         )
     )
 

@@ -15,6 +15,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -148,6 +149,8 @@ class TopicSettings(_Section):
     late_events: str = "late-events"
     dead_letters: str = "dead-letters"
     replays: str = "replays"
+    drift_events: str = "drift-events"
+    retraining_requests: str = "retraining-requests"
 
     @field_validator("*")
     @classmethod
@@ -279,6 +282,43 @@ def _planned_windows(entries: list[dict[str, Any]]) -> list[PlannedWindow]:
     return windows
 
 
+class DriftSettings(_Section):
+    """When what machines send counts as different from the training.
+
+    Attributes:
+        windows_min: lengths of the windows that are judged side by side, shortest first.
+        grace_s: event time for which a window waits for late rows after its end.
+        patience_min: a partition farther behind the fastest is not waited for.
+        minimum_sample: windows with fewer rows are not judged.
+        false_alarm_rate: false alarms that are tolerated, per window.
+        persistence: windows in a row that have to show a drift until it opens.
+        recovery: windows in a row that must not show it until it closes.
+        retrain_after_h: how long a drift lasts until retraining is asked for.
+        retrain_cool_down_h: for how long it is not asked for again.
+        port: of the drift agent's own /health and /metrics; 0 takes any free port.
+    """
+
+    windows_min: list[Annotated[int, Field(ge=1, le=44_640)]] = Field(
+        default_factory=lambda: [5, 60, 1440], min_length=1, max_length=5
+    )
+    grace_s: int = Field(300, ge=60, le=86_400)
+    patience_min: int = Field(60, ge=1, le=44_640)
+    minimum_sample: int = Field(30, ge=10, le=1_000_000)
+    false_alarm_rate: float = Field(0.01, ge=1e-6, le=0.2)
+    persistence: int = Field(2, ge=1, le=100)
+    recovery: int = Field(3, ge=1, le=100)
+    retrain_after_h: int = Field(6, ge=0, le=8_760)
+    retrain_cool_down_h: int = Field(168, ge=0, le=8_760)
+    port: int = Field(8081, ge=0, le=65_535)
+
+    @field_validator("windows_min")
+    @classmethod
+    def _check_windows(cls, value: list[int]) -> list[int]:
+        if any(longer <= shorter for shorter, longer in pairwise(value)):
+            raise ValueError("the windows are not in ascending order; write the shortest first")
+        return value
+
+
 class HttpSettings(_Section):
     """The worker's own port, for ``/health`` and ``/metrics``.
 
@@ -325,6 +365,7 @@ class Settings(BaseSettings):
     detection: DetectionSettings = Field(default_factory=DetectionSettings)
     episodes: EpisodeSettings = Field(default_factory=EpisodeSettings)
     maintenance: MaintenanceSettings = Field(default_factory=MaintenanceSettings)
+    drift: DriftSettings = Field(default_factory=DriftSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
@@ -345,6 +386,35 @@ class Settings(BaseSettings):
     def changelog_topic(self) -> str:
         """Name of the compacted topic that machine state recovers from."""
         return f"{self.worker.app_id}-machine-state-changelog"
+
+    @property
+    def partials_topic(self) -> str:
+        """Name of the topic between the scoring workers and the drift agent."""
+        return f"{self.worker.app_id}-drift-partials"
+
+    @property
+    def drift_changelog_topic(self) -> str:
+        """Name of the compacted topic that the drift agent's state recovers from."""
+        return f"{self.worker.app_id}-drift-state-changelog"
+
+    @property
+    def internal_topics(self) -> dict[str, str]:
+        """Topics that belong to one ``worker.app_id``: their names, by the declared ones."""
+        return {
+            "machine-state-changelog": self.changelog_topic,
+            "drift-partials": self.partials_topic,
+            "drift-state-changelog": self.drift_changelog_topic,
+        }
+
+    def of_drift_agent(self) -> Settings:
+        """The same for the drift agent's process: its own group, port and no standby copies."""
+        worker = {"app_id": f"{self.worker.app_id}-drift", "standby_replicas": 0}
+        return self.model_copy(
+            update={
+                "worker": self.worker.model_copy(update=worker),
+                "http": self.http.model_copy(update={"port": self.drift.port}),
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ _JSON = {
         'not a JSON array; write for example \'[{"machines": "mill-*", '
         '"weekly": "sun 02:00-06:00"}]\''
     ),
+    variable_name("drift.windows_min"): "not a JSON array; write for example [5, 60, 1440]",
 }
 
 

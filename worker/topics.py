@@ -27,7 +27,7 @@ from worker.settings import Settings
 
 INPUT = "sensor-events"
 CHANGELOG = "machine-state-changelog"
-_SAME = "same as sensor-events"
+_SAME = "same as "
 
 
 class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +36,7 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: the default name; ``topics.*`` of the settings may give another.
         key: what the record key is.
-        partitions: a number, or as many as the input topic has.
+        partitions: a number, or as many as another topic has, whose state it holds.
         config: Kafka's own topic settings, as text.
         schema: file in schemas/ of the record's value; None: not JSON.
     """
@@ -44,7 +44,7 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     description: str
     key: str
-    partitions: int | Literal["same as sensor-events"]
+    partitions: int | Literal["same as sensor-events", "same as drift-partials"]
     config: dict[str, str]
     schema: str | None = None
 
@@ -106,10 +106,10 @@ def load_declarations(folder: Path | None = None) -> dict[str, Declaration]:
 
 def topic_name(declaration: Declaration, settings: Settings) -> str:
     """The declared topic's name in the cluster."""
-    if declaration.name == CHANGELOG:
-        return settings.changelog_topic
-    name: str = getattr(settings.topics, declaration.name.replace("-", "_"))
-    return name
+    if (name := settings.internal_topics.get(declaration.name)) is not None:
+        return name
+    own: str = getattr(settings.topics, declaration.name.replace("-", "_"))
+    return own
 
 
 def plan(
@@ -117,18 +117,19 @@ def plan(
 ) -> list[Topic]:
     """Name the topics and settle their partitions.
 
-    Those of the changelog follow the input topic as the cluster has it, not as it is
+    Those of a changelog follow its input topic as the cluster has it, not as it is
     declared: state of partition n must be in partition n.
     """
-    source = declarations[INPUT]
-    existing = metadata.topics.get(topic_name(source, settings))
-    inputs = len(existing.partitions) if existing else int(source.partitions)
+
+    def partitions(declaration: Declaration) -> int:
+        if isinstance(declaration.partitions, int):
+            return declaration.partitions
+        source = declarations[declaration.partitions.removeprefix(_SAME)]
+        existing = metadata.topics.get(topic_name(source, settings))
+        return len(existing.partitions) if existing else partitions(source)
+
     return [
-        Topic(
-            topic_name(declaration, settings),
-            inputs if declaration.partitions == _SAME else int(declaration.partitions),
-            declaration,
-        )
+        Topic(topic_name(declaration, settings), partitions(declaration), declaration)
         for declaration in declarations.values()
     ]
 
@@ -238,7 +239,7 @@ def _same_value(declared: str, actual: str) -> bool:
 def _partition_differences(topic: Topic, actual: int, brokers: str) -> list[Difference]:
     if actual == topic.partitions:
         return []
-    if topic.declaration.partitions == _SAME:
+    if isinstance(topic.declaration.partitions, str):
         hint = (
             "state and events no longer match; stop the workers, delete this topic and let them "
             "start anew, or give them another worker.app_id"

@@ -10,17 +10,20 @@ of the state, state ahead of its offset, and a watermark that went back are all 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from load.simulation.broker import Broker, Log, Stored
 from load.simulation.consumer import EPOCH_MS
-from load.simulation.inputs import LIMITS, SPEC
-from load.simulation.program import APP_ID, CHANGELOG, SOURCE, STREAMS
+from load.simulation.inputs import LAYOUT, LIMITS, SPEC
+from load.simulation.program import APP_ID, CHANGELOG, PARTIALS, SOURCE, STREAMS
 from worker.core.changelog import StateReader
+from worker.core.drift import FLEET, Partial, merge
 from worker.core.events import Chunk
-from worker.core.outgoing import Record
+from worker.core.outgoing import Record, partition_of
 from worker.core.pipeline import Pipeline
+from worker.core.scoring import Scoring
 from worker.core.state import PartitionState
 
 
@@ -47,13 +50,36 @@ class _Tail:
         return [r for r in new if r.transaction and r.transaction.committed and not r.marker]
 
 
+class Gathered:
+    """Partials merged by partition and pane: the same however they were cut into commits."""
+
+    def __init__(self) -> None:
+        self._panes: dict[tuple[int, int], Partial] = {}
+
+    def add(self, value: bytes) -> None:
+        """Merge one."""
+        partial = Partial.from_bytes(value)
+        place = partial.partition, partial.start_us
+        known = [self._panes[place]] if place in self._panes else []
+        self._panes[place] = merge([*known, partial], partial.start_us, partial.end_us)
+
+    def of(self, partition: int) -> dict[int, bytes]:
+        """What one partition's rows say, by pane."""
+        return {
+            start_us: replace(pane, sequence=0).to_bytes()
+            for (own, start_us), pane in self._panes.items()
+            if own == partition
+        }
+
+
 class _Reference:
     """One partition of an undisturbed run, and what has been seen of the real one."""
 
     def __init__(self, broker: Broker, pipeline: Pipeline, partition: int) -> None:
         self.partition = partition
         self.state = PartitionState(SPEC, limits=LIMITS)
-        self._pipeline = pipeline
+        self._scoring = Scoring(pipeline, LAYOUT)
+        self.gathered = Gathered()
         self._input = broker.log(SOURCE, partition)
         self._expected: dict[str, list[Record]] = {stream: [] for stream in STREAMS}
         self._tails = {s: _Tail(broker.log(s, partition)) for s in (*STREAMS, CHANGELOG)}
@@ -74,8 +100,10 @@ class _Reference:
             [r.key for r in records],
             [r.value for r in records],
         )
-        for record in self._pipeline.step(self.state, chunk).records:
+        for record in self._scoring.step(self.state, chunk).records:
             self._expected[record.stream].append(record)
+        for record in self._scoring.summarize(self.partition, self.state.next_offset):
+            self.gathered.add(record.value)
 
     def compare(self) -> None:
         """Compare outputs and state with what a reader sees now."""
@@ -127,6 +155,9 @@ class Checks:
         self._broker = broker
         self._references = [_Reference(broker, pipeline, p) for p in range(partitions)]
         self._offsets = [0] * partitions
+        where = partition_of(FLEET.encode(), partitions)
+        self._partials = _Tail(broker.log(PARTIALS, where))
+        self._gathered = Gathered()
 
     def committed(self, offsets: Mapping[int, int]) -> None:
         """Check what a transaction has changed, at the moment of its commit.
@@ -146,6 +177,15 @@ class Checks:
             self._offsets[partition] = offset
             self._references[partition].advance(offset)
             self._references[partition].compare()
+        for record in self._partials.read():
+            assert record.value is not None
+            self._gathered.add(record.value)
+        for partition in offsets:
+            if self._gathered.of(partition) != self._references[partition].gathered.of(partition):
+                raise ViolationError(
+                    f"partials: what those of partition {partition} say together is not what its "
+                    f"rows up to offset {offsets[partition]} say"
+                )
 
     def is_finished(self) -> bool:
         """Whether all input is committed, and no transaction is open."""

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from load.simulation.consumer import EPOCH_MS
 from worker.core.channels import parse_spec
 from worker.core.detection.detector import Detector
+from worker.core.drift import FLEET, Layout
+from worker.core.drift.cells import EDGES
 from worker.core.episodes import EpisodeRules, Episodes
 from worker.core.health import Health, HealthProfile
 from worker.core.pipeline import Pipeline
@@ -35,6 +37,16 @@ SPEC = parse_spec(
     name = "speed"
     """
 )
+LAYOUT = Layout(
+    columns=(*SPEC.feature_names, "model_score"),
+    edges=np.tile(np.linspace(-1.0, 120.0, EDGES, dtype=np.float32), (len(SPEC.features) + 1, 1)),
+    center=np.zeros(len(SPEC.features) + 1),
+    scale=np.ones(len(SPEC.features) + 1),
+    categories=(),
+    groups=(FLEET,),
+    fingerprint=7,
+)
+"""How scored rows are counted for drift; of one group, so that one panel of numbers tells all."""
 LIMITS = StateLimits(retention_us=6 * 60_000_000, max_machines=4)
 START_US = (EPOCH_MS - 3_600_000) * 1000
 THRESHOLD = 0.2

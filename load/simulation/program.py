@@ -20,11 +20,12 @@ from worker.core.changelog import StateReader
 from worker.core.episode_kernel import OPEN
 from worker.core.errors import BrokerError, DriftDetectorError
 from worker.core.events import Chunk
-from worker.core.outgoing import Outputs, Stream
+from worker.core.outgoing import Outputs, Record, Stream
+from worker.core.scoring import Scoring
 from worker.core.state import PartitionState
 from worker.transport.group import Group, Orphans
 from worker.transport.poller import Poller
-from worker.transport.processor import Destinations, Processor, Step
+from worker.transport.processor import Destinations, Processor
 from worker.transport.producer import Publisher
 from worker.transport.restore import Follower, restore
 from worker.transport.takeover import take_over
@@ -33,6 +34,7 @@ APP_ID = "app"
 SOURCE = "sensor-events"
 CHANGELOG = "app-machine-state-changelog"
 STREAMS = get_args(Stream)
+PARTIALS = "drift-partials"
 LEAVE_WITHIN_S = 30.0
 LOOK_FOR_ORPHANS_EVERY_S = 5.0
 """As in worker.app."""
@@ -51,7 +53,7 @@ _decode = msgspec.json.Decoder(_Told).decode
 
 
 class Program:
-    """A worker from its start to its end, as PollerListener and ProcessorListener.
+    """A worker from its start to its end, as PollerListener, ProcessorListener and Application.
 
     Attributes:
         done: set when the process has ended by itself, after a failure or as it was told.
@@ -62,7 +64,7 @@ class Program:
         self,
         network: Network,
         instance: str,
-        step: Step,
+        scoring: Scoring,
         partitions: int,
         session_s: float,
         random: Random,
@@ -74,7 +76,7 @@ class Program:
         self._network = network
         self._scheduler = network.scheduler
         self._instance = instance
-        self._step = step
+        self._scoring = scoring
         self._partitions = partitions
         self._session_s = session_s
         self._commit_every_s = random.choice((0.25, 0.5, 1.0, 3.0))
@@ -93,13 +95,11 @@ class Program:
 
     def _run(self) -> None:
         network, process = self._network, self.process
-        streams = {stream: (stream, self._partitions) for stream in STREAMS}
+        streams = {stream: (stream, self._partitions) for stream in (*STREAMS, PARTIALS)}
         # As long as the session, as in worker.transport.driver.
         new_client = lambda: Producer(network, process, self._instance, self._session_s)  # noqa: E731
         publisher = Publisher(new_client, transactional=True)  # type: ignore[arg-type]
-        self._processor = Processor(
-            self._slow_step, Destinations(SOURCE, CHANGELOG, streams), publisher, self
-        )
+        self._processor = Processor(self, Destinations(SOURCE, CHANGELOG, streams), publisher, self)
         poller_ended = Signal()
         try:
             publisher.connect()
@@ -190,14 +190,17 @@ class Program:
             self._wait(self._ending, LOOK_FOR_ORPHANS_EVERY_S)
             orphans.look()
 
-    def _slow_step(self, state: PartitionState, chunk: Chunk) -> Outputs:
+    # -- Application, as worker.core.scoring, with pauses and counts ---------------------
+
+    def step(self, state: PartitionState, chunk: Chunk) -> Outputs:
+        """Apply a chunk, slowly."""
         self._network.faults.may_break(self.process, f"before {STEP}")
         if self._known.get(chunk.partition) is not state:
             self._known[chunk.partition] = state
             is_open = (state.table["episode_state"] == OPEN).any()
             self._network.faults.counts["taken over with an open episode"] += int(is_open)
         machines = len(state)
-        outputs = self._step(state, chunk)
+        outputs = self._scoring.step(state, chunk)
         counts = self._network.faults.counts
         counts["late event"] += outputs.late
         counts["machine refused"] += outputs.dead["too-many-machines"]
@@ -206,6 +209,10 @@ class Program:
         self._wait(None, self._network.faults.step_s())
         self._network.faults.may_break(self.process, f"after {STEP}")
         return outputs
+
+    def summarize(self, partition: int, next_offset: int) -> list[Record]:
+        """What is told once a commit."""
+        return self._scoring.summarize(partition, next_offset)
 
     @staticmethod
     def _count(counts: Counter[str], outputs: Outputs) -> None:

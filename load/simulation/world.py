@@ -13,14 +13,15 @@ from load.simulation.broker import Broker
 from load.simulation.checks import Checks, ViolationError
 from load.simulation.consumer import Consumer
 from load.simulation.faults import Faults
-from load.simulation.inputs import LIMITS, SPEC, Event, events, make_pipeline
+from load.simulation.inputs import LAYOUT, LIMITS, SPEC, Event, events, make_pipeline
 from load.simulation.network import Network
 from load.simulation.producer import Admin
-from load.simulation.program import APP_ID, CHANGELOG, SOURCE, STREAMS, Program
+from load.simulation.program import APP_ID, CHANGELOG, PARTIALS, SOURCE, STREAMS, Program
 from load.simulation.scheduler import Process, Scheduler, StuckError, activate
 from load.simulation.threads import simulated_threads
 from worker.core.changelog import StateReader
 from worker.core.errors import DriftDetectorError
+from worker.core.scoring import Scoring
 from worker.core.state import PartitionState
 from worker.transport import poller
 from worker.transport.restore import Follower, restore
@@ -83,7 +84,7 @@ class World:
         self._broker.group(APP_ID).told = lambda text: self.tell("group", text)
         self._network = Network(self._scheduler, self._broker, self._faults)
         self._partitions = random.randint(1, 3)
-        for topic in (SOURCE, CHANGELOG, *STREAMS):
+        for topic in (SOURCE, CHANGELOG, *STREAMS, PARTIALS):
             self._broker.create(topic, self._partitions)
         self._checks = Checks(self._broker, _PIPELINE, self._partitions)
         self._programs: dict[str, Program] = {}
@@ -182,7 +183,7 @@ class World:
         self._programs[name] = Program(
             self._network,
             name,
-            _PIPELINE.step,
+            Scoring(_PIPELINE, LAYOUT),
             self._partitions,
             SESSION_S,
             self._random,
@@ -301,7 +302,8 @@ class World:
 
     def _restored(self) -> dict[int, PartitionState]:
         """State as the next worker would restore it, after one more compaction."""
-        followers = {p: Follower(StateReader(SPEC, LIMITS)) for p in range(self._partitions)}
+        readers = {p: StateReader(SPEC, LIMITS) for p in range(self._partitions)}
+        followers = {p: Follower(reader) for p, reader in readers.items()}
         for partition in followers:
             log = self._broker.log(CHANGELOG, partition)
             log.compact(self._now_s(), log.end, keep_tombstones_s=0.0)
@@ -314,7 +316,7 @@ class World:
 
         task = self._scheduler.spawn(process, read)
         self._scheduler.run(lambda: task.done.is_set)
-        return {p: follower.reader.finish(0) for p, follower in followers.items()}
+        return {p: reader.finish(0) for p, reader in readers.items()}
 
     def _bury(self) -> None:
         for program in self._programs.values():

@@ -25,9 +25,11 @@ def test_what_is_written_passes_the_check_until_it_is_changed(
         "asyncapi.json",
         "channels.json",
         "dead-letter.json",
+        "drift-event.json",
         "episode.json",
         "late-event.json",
         "replay.json",
+        "retraining-request.json",
         "sensor-event.json",
         "sensor-health.json",
     }

@@ -8,7 +8,7 @@ from load.local_kafka import LocalKafka
 from tests.support.kafka import create_topics, unique, wait_until
 from worker.cli import topics
 from worker.cli.main import run
-from worker.settings import TopicSettings
+from worker.settings import Settings, TopicSettings
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def names(kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("DRIFTDETECTOR_KAFKA__BROKERS", kafka.bootstrap_servers)
     app_id = unique("app")
     monkeypatch.setenv("DRIFTDETECTOR_WORKER__APP_ID", app_id)
-    chosen = {"changelog": f"{app_id}-machine-state-changelog"}
+    chosen = Settings(worker={"app_id": app_id}).internal_topics
     for setting in map(str.upper, TopicSettings.model_fields):
         chosen[setting] = unique(setting.lower())
         monkeypatch.setenv(f"DRIFTDETECTOR_TOPICS__{setting}", chosen[setting])
@@ -30,9 +30,9 @@ def test_missing_topics_are_reported_then_created_then_as_declared(
     names: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["topics", "check"]) == 1
-    assert capsys.readouterr().out.count("missing; driftdetector topics apply creates it") == 8
+    assert capsys.readouterr().out.count("missing; driftdetector topics apply creates it") == 12
     assert run(["topics", "apply", "--dry-run"]) == 0
-    assert capsys.readouterr().out.count("would be created (4 partitions)") == 7
+    assert capsys.readouterr().out.count("would be created (4 partitions)") == 9
     assert run(["topics", "check"]) == 1
     capsys.readouterr()
     assert run(["topics", "apply"]) == 0
@@ -44,15 +44,19 @@ def test_missing_topics_are_reported_then_created_then_as_declared(
         names["ANOMALIES"],
         names["ANOMALY_EPISODES"],
         names["DEAD_LETTERS"],
+        names["DRIFT_EVENTS"],
+        names["drift-partials"],
+        names["drift-state-changelog"],
         names["LATE_EVENTS"],
-        names["changelog"],
+        names["machine-state-changelog"],
         names["REPLAYS"],
+        names["RETRAINING_REQUESTS"],
         names["SENSOR_HEALTH"],
     ]
-    assert shown.count(": created (4 partitions)") == 7
+    assert shown.count(": created (4 partitions)") == 9
     for command in ("check", "apply"):
         assert run(["topics", command]) == 0
-        assert capsys.readouterr().out.count(": as declared") == 8
+        assert capsys.readouterr().out.count(": as declared") == 12
 
 
 def test_a_differing_topic_is_shown_as_a_table_with_the_command_to_change_it(
@@ -67,7 +71,7 @@ def test_a_differing_topic_is_shown_as_a_table_with_the_command_to_change_it(
     assert run(["topics", "apply"]) == 1
     shown = capsys.readouterr().out
     assert f"{names['SENSOR_EVENTS']}: differs" in shown
-    assert f"{names['changelog']}: created (2 partitions)" in shown
+    assert f"{names['machine-state-changelog']}: created (2 partitions)" in shown
     rows = [line.split("│")[1:5] for line in shown.splitlines() if line.startswith("│")]
     cells = [[cell.strip() for cell in row] for row in rows]
     assert [names["SENSOR_EVENTS"], "partitions", "4", "2"] in cells

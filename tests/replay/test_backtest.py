@@ -68,8 +68,8 @@ def test_a_backtest_says_what_the_worker_says(pumps: Pumps, healthy: Backtest) -
             ),
         )
         for part in outputs.scored_events:
-            scores[start + part.rows] = part.scores.anomaly_score
-            thresholds[start + part.rows] = part.scores.threshold
+            scores[start + part.readings.rows] = part.scores.anomaly_score
+            thresholds[start + part.readings.rows] = part.scores.threshold
     np.testing.assert_array_equal(healthy.scores["anomaly_score"].to_numpy(), scores)
     np.testing.assert_array_equal(healthy.scores["threshold"].to_numpy(), thresholds)
 

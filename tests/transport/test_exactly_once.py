@@ -22,7 +22,6 @@ from tests.transport.conftest import US_PER_S, Feeder, Job, simulated
 from worker.gateway import now_us
 
 WAIT_S = 60.0
-no_step = verdict.no_step
 
 
 def wait_until_all_is_committed(job: Job, app_id: str) -> None:

@@ -54,15 +54,25 @@ class Notes:
         raise AssertionError("the publisher of this test asks for nothing")
 
 
-def step(state: PartitionState, chunk: Chunk) -> Outputs:
-    """One row of state and one anomaly a record."""
-    chunk = chunk.since(state.next_offset)
-    machines = state.indices([key or b"" for key in chunk.keys])
-    state.add(machines, np.full(len(chunk), 10**15, np.int64), np.ones((len(chunk), 1)))
-    if len(chunk):
-        state.next_offset = int(chunk.offsets[-1]) + 1
-    records = [Record("anomalies", key, b"{}") for key in chunk.keys]
-    return Outputs(records=records, events=len(chunk), scored=len(chunk))
+class OneOutputEach:
+    """One row of state and one anomaly a record; it may have something to say of each commit."""
+
+    def __init__(self) -> None:
+        self.summary: list[Record] = []
+
+    def step(self, state: PartitionState, chunk: Chunk) -> Outputs:
+        """Apply a chunk."""
+        chunk = chunk.since(state.next_offset)
+        machines = state.indices([key or b"" for key in chunk.keys])
+        state.add(machines, np.full(len(chunk), 10**15, np.int64), np.ones((len(chunk), 1)))
+        if len(chunk):
+            state.next_offset = int(chunk.offsets[-1]) + 1
+        records = [Record("anomalies", key, b"{}") for key in chunk.keys]
+        return Outputs(records=records, events=len(chunk), scored=len(chunk))
+
+    def summarize(self, partition: int, next_offset: int) -> list[Record]:
+        """What was put there."""
+        return self.summary
 
 
 def delivery(partition: int, first: int, count: int, epoch: int = 1, begin: int = -1) -> Delivery:
@@ -79,7 +89,7 @@ def notes() -> Notes:
 
 @pytest.fixture
 def processor(notes: Notes) -> Iterator[Processor]:
-    processor = Processor(step, DESTINATIONS, notes, notes)
+    processor = Processor(OneOutputEach(), DESTINATIONS, notes, notes)
     processor.join(notes)
     yield processor
     processor.close()
@@ -191,7 +201,7 @@ def test_after_a_loss_nothing_is_committed_any_more(processor: Processor, notes:
 
 
 def test_closing_withdraws_what_was_not_committed(notes: Notes) -> None:
-    processor = Processor(step, DESTINATIONS, notes, notes)
+    processor = Processor(OneOutputEach(), DESTINATIONS, notes, notes)
     processor.join(notes)
     own(processor, 0)
     processor.apply(delivery(0, 0, 1)).result(WAIT_S)

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from load.local_kafka import LocalKafka
+from load.verdict import OnlyRestores
 from load.worker_process import WorkerProcess
 from tests.support.kafka import (
     QUIET,
@@ -29,7 +30,7 @@ from tests.support.kafka import (
     wait_until,
 )
 from tests.transport.conftest import Feeder, Job, simulated
-from tests.transport.test_exactly_once import no_step, restored, wait_until_all_is_committed
+from tests.transport.test_exactly_once import restored, wait_until_all_is_committed
 from tests.transport.test_restore import SPEC, read_back, state_with
 from worker.core.changelog import StateReader
 from worker.core.errors import StateError
@@ -153,7 +154,9 @@ def pair(kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
         },
     )
     app = SimpleNamespace(conf=SimpleNamespace(broker=None))
-    transport = Transport(app, settings, no_step, Destinations(group.source, "", {}), Metrics())
+    transport = Transport(
+        app, settings, OnlyRestores(), Destinations(group.source, "", {}), Metrics()
+    )
     standbys = transport.make_standbys(lambda _: Follower(StateReader(SPEC)), list)
     assert standbys is not None
     members = [
@@ -266,7 +269,7 @@ def test_copies_survive_a_restart_of_the_broker(pair: Pair) -> None:
 
 def test_without_the_setting_there_are_no_copies() -> None:
     app = SimpleNamespace(conf=SimpleNamespace(broker=None))
-    transport = Transport(app, Settings(), no_step, Destinations("", "", {}), Metrics())
+    transport = Transport(app, Settings(), OnlyRestores(), Destinations("", "", {}), Metrics())
     assert transport.make_standbys(lambda _: Follower(StateReader(SPEC)), list) is None
 
 

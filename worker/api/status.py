@@ -15,7 +15,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from worker.core.errors import ConfigError
-from worker.metrics import Metrics
+from worker.metrics import TransportMetrics
 from worker.settings import HttpSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,7 +52,7 @@ class Status:
 class StatusServer:
     """Serves ``/health`` (200 when ready; 503 before, and when stalled) and ``/metrics``."""
 
-    def __init__(self, settings: HttpSettings, status: Status, metrics: Metrics) -> None:
+    def __init__(self, settings: HttpSettings, status: Status, metrics: TransportMetrics) -> None:
         self._settings = settings
         self._status = status
         self._metrics = metrics

@@ -42,6 +42,14 @@ Severity = Literal["low", "medium", "high"]
 EpisodeStatus = Literal["opened", "updated", "closed"]
 CloseReason = Literal["recovered", "maintenance", "forgotten"]
 
+DriftKind = Literal["drift", "health"]
+DriftStatus = Literal["opened", "updated", "closed"]
+DriftCloseReason = Literal["recovered", "accepted"]
+DriftDirection = Literal["up", "down", "wider", "narrower", "shape", "missing", "none"]
+DriftAdvice = Literal[
+    "sensor-fault", "recalibrated-sensor", "new-regime", "gradual-wear", "seasonal", "unclear"
+]
+
 HealthStatus = Literal["opened", "closed"]
 
 HealthKind = Literal["missing", "stuck", "out-of-range", "glitch", "silent", "clock-skew"]
@@ -58,6 +66,7 @@ DeadLetterReason = Literal[
     "no-usable-channel",
     "too-many-machines",
     "too-many-windows",
+    "invalid-partial",
 ]
 
 DEAD_LETTER_REASONS: dict[DeadLetterReason, str] = {
@@ -72,6 +81,7 @@ DEAD_LETTER_REASONS: dict[DeadLetterReason, str] = {
     "no-usable-channel": "no channel has a reading within its physical range",
     "too-many-machines": "the machine is new, and its partition has worker.max_machines already",
     "too-many-windows": "the machine has 4 announced windows of maintenance that are not over",
+    "invalid-partial": "the record is no drift partial, is damaged, or cannot be true",
 }
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
@@ -217,6 +227,145 @@ class SensorHealth(msgspec.Struct, frozen=True):
     unit: str
     detail: str
     effect: str
+
+
+class DriftTest(msgspec.Struct, frozen=True):
+    """One statistic of a window against the reference.
+
+    Attributes:
+        name: as docs/drift.md explains it.
+        p_value: chance of one as extreme without drift; null: it is told, not tested.
+        effect: by how much the window differs, in ``unit``.
+        unit: the channel's; empty for shares and plain numbers.
+        effective_rows: how many independent rows the window is worth to this test.
+        smallest_detectable: the smallest effect that is found nine times in ten; null: unknown.
+        voted: whether it counts as a vote for drift.
+    """
+
+    name: str
+    value: float
+    p_value: float | None
+    effect: float
+    unit: str
+    effective_rows: float
+    smallest_detectable: float | None
+    voted: bool
+
+
+class DriftFeature(msgspec.Struct, frozen=True):
+    """A feature that drifted.
+
+    Attributes:
+        feature: one of the model's inputs, or ``model_score``.
+        score: Wasserstein distance in standard deviations of the reference; 0.3 is the usual limit.
+        effect: shift of the mean, in ``unit``.
+        p_value: of its most significant test, corrected for how many it has.
+        effective_rows: how many independent rows the window is worth.
+        smallest_detectable: the smallest shift of the mean that is found nine times in ten; null:
+            unknown.
+    """
+
+    feature: str
+    unit: str
+    score: float
+    direction: DriftDirection
+    effect: float
+    p_value: float
+    effective_rows: float
+    smallest_detectable: float | None
+    tests: list[DriftTest]
+
+
+class DriftMachine(msgspec.Struct, frozen=True):
+    """A machine and its share of the change, in [0, 1]."""
+
+    machine_id: str
+    share: float
+
+
+class DriftEvent(msgspec.Struct, frozen=True):
+    """What a group of machines sends is not as in the training any more; key: group.
+
+    Each is told as ``opened`` exactly once, then as ``updated`` any number of times, then as
+    ``closed`` exactly once.
+
+    Attributes:
+        id: ``group@opened_at``, with ``/health`` where readings are missing rather than different;
+            the same in each of its messages.
+        group: ``fleet``, or a categorical channel and its value, such as ``machine_type=L``.
+        kind: drift: readings are distributed differently; health: so many are missing that there
+            is nothing to compare.
+        sequence: 1, 2, 3, ... within the event; with ``id`` it names this message.
+        began_at: since when, by an estimate of the change point; all times are event times,
+            RFC 3339 UTC.
+        opened_at: end of the window that opened it.
+        last_at: end of the last window that showed it.
+        closed_at: null while it is open.
+        close_reason: recovered: windows are as in the training again; accepted: a person
+            declared the change to be usual.
+        window_s: length of the windows that showed it, in seconds.
+        score: of the feature that drifted most.
+        p_value: of the whole window, corrected for all that was tested in it.
+        features: those that drifted, the most significant first.
+        machines: those that contribute most.
+        advice: what it probably is.
+        reason: in one readable sentence.
+        reference: hash of the reference that it was held against.
+    """
+
+    id: str
+    group: str
+    kind: DriftKind
+    status: DriftStatus
+    sequence: int
+    began_at: str
+    opened_at: str
+    last_at: str
+    closed_at: str | None
+    close_reason: DriftCloseReason | None
+    window_s: float
+    score: float
+    p_value: float
+    features: list[DriftFeature]
+    machines: list[DriftMachine]
+    advice: DriftAdvice
+    reason: str
+    reference: str
+    model_version: str
+
+
+class RetrainingRequest(msgspec.Struct, frozen=True):
+    """A drift lasts, and the model behaves differently since: train it anew; key: group.
+
+    Attributes:
+        id: names this request; the same after any replay.
+        event_id: of the drift event.
+        requested_at: event time, RFC 3339 UTC.
+        reference, model_version: of the model that is to be replaced.
+    """
+
+    id: str
+    group: str
+    event_id: str
+    requested_at: str
+    reason: str
+    reference: str
+    model_version: str
+
+
+class DriftAcceptance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A change of a group that a person declares to be usual from now on; key: group.
+
+    Attributes:
+        accepted_at: the level that the group has by then is usual, RFC 3339 with an offset.
+        features: only these; null: all that drifted.
+        note: why, for whoever asks later.
+    """
+
+    group: str
+    accepted_at: AwareTime
+    features: list[str] | None = None
+    note: str = ""
 
 
 class LateEvent(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -14,26 +15,51 @@ from worker.core.detection.detector import Scores
 from worker.core.events import Chunk, Readings
 
 Stream = Literal["anomalies", "anomaly-episodes", "sensor-health", "late-events", "dead-letters"]
+"""What the pipeline tells of events."""
+DriftStream = Literal["drift-partials", "drift-events", "retraining-requests"]
+"""What is told of many together."""
 
 
 class Record(NamedTuple):
-    """One output message, ready to be published."""
+    """One output message, ready to be published.
 
-    stream: Stream
+    Attributes:
+        gathered: its key alone says which partition it goes to, so that what several partitions
+            of the input tell under one key meets in one place. Else it goes by the input's
+            partition: the same in every run, also for records without a key, and a machine's
+            records stay in order.
+    """
+
+    stream: Stream | DriftStream
     key: bytes | None
     value: bytes
+    gathered: bool = False
+
+    def partition(self, source: int, partitions: int) -> int:
+        """Which of so many partitions it goes to, when it came of partition ``source``."""
+        return partition_of(self.key or b"", partitions) if self.gathered else source % partitions
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of everything that is gathered under a key."""
+    return zlib.crc32(key) % partitions
 
 
 class Scored(NamedTuple):
-    """The scores of some events.
+    """The scores of some events, and what was scored.
 
     Attributes:
-        rows: (k,) positions in the chunk.
-        scores: of these k events.
+        readings: of these k events; its ``rows`` are their positions in the chunk.
+        machines: (k,) a number for each machine.
+        values: (k, C) readings that were used, NaN where missing or masked.
+        maintained: (k,) whether an event is under planned maintenance.
     """
 
-    rows: NDArray[np.int64]
     scores: Scores
+    readings: Readings
+    machines: NDArray[np.int64]
+    values: NDArray[np.float64]
+    maintained: NDArray[np.bool_]
 
 
 @dataclass

@@ -201,7 +201,7 @@ class Pipeline:
             self._tell_anomalies(work, at, machines, values, signals, scores, opened)
         work.outputs.anomalies += int((scores.anomaly_score < scores.threshold).sum())
         work.outputs.scored += len(at)
-        work.outputs.scored_events.append(Scored(part.rows, scores))
+        work.outputs.scored_events.append(Scored(scores, part, machines, values, maintained))
 
     def _begin(self, state: PartitionState, machines: NDArray[np.int64]) -> None:
         """Let machines that are new, or go by another bundle's baseline, begin with this one's."""

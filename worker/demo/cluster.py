@@ -96,7 +96,7 @@ def prepare_real(settings: Settings, run_name: str) -> tuple[Settings, ClusterMe
 
 
 def _topic_names(settings: Settings) -> list[str]:
-    return [*(name for _, name in settings.topics), settings.changelog_topic]
+    return [*(name for _, name in settings.topics), *settings.internal_topics.values()]
 
 
 def _has_leaders(metadata: ClusterMetadata, name: str) -> bool:

@@ -18,7 +18,7 @@ from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.live import Live
 
-from worker.app import WorkerApp, create_app, garbage_collected_by_timer, run
+from worker.app import create_app
 from worker.assets import asset_dir
 from worker.core.channels import US_PER_S, ChannelSpec, format_duration
 from worker.core.errors import BrokerError, DriftDetectorError
@@ -32,6 +32,7 @@ from worker.demo.view import Observer, Title, View
 from worker.gateway import KafkaSink, now_us, start_us
 from worker.logs import configure_logging
 from worker.models.bundle import Bundle, load_bundle
+from worker.service import ServiceApp, garbage_collected_by_timer, run
 from worker.settings import Settings
 from worker.simulator import Simulator, match_faults
 
@@ -174,7 +175,7 @@ class _Session:
             self._results.abandon()
             await asyncio.wait({worker, reading})
 
-    async def _work(self, app: WorkerApp, others: set[asyncio.Future[None]]) -> None:
+    async def _work(self, app: ServiceApp, others: set[asyncio.Future[None]]) -> None:
         """Publish, show, and wait until everything published is processed.
 
         Args:
@@ -347,7 +348,7 @@ def _broker_words(settings: Settings, options: Options) -> str:
     return f"Kafka {settings.kafka.brokers}" if options.real else "embedded broker"
 
 
-def _title(settings: Settings, bundle: Bundle, app: WorkerApp, options: Options) -> Title:
+def _title(settings: Settings, bundle: Bundle, app: ServiceApp, options: Options) -> Title:
     return Title(
         model=bundle.model_version,
         broker=_broker_words(settings, options),

@@ -80,7 +80,7 @@ class Answers:
     def take(self, at: NDArray[np.int64], outputs: Outputs) -> None:
         """Keep what was said of the readings at positions (k,)."""
         for part in outputs.scored_events:
-            rows = at[part.rows]
+            rows = at[part.readings.rows]
             self._score[rows] = part.scores.anomaly_score
             self._threshold[rows] = part.scores.threshold
             self._top[rows] = self._ranked(part.scores.contributions)

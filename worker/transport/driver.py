@@ -19,7 +19,7 @@ from worker.transport.consumer import Consumer
 from worker.transport.group import Group, Orphans
 from worker.transport.observe import Ends, Observer
 from worker.transport.poller import Poller
-from worker.transport.processor import Destinations, Processor, ProcessorListener, Step
+from worker.transport.processor import Application, Destinations, Processor, ProcessorListener
 from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer, Publisher
 from worker.transport.restore import Follower, restore
 from worker.transport.stall import Observation
@@ -46,7 +46,8 @@ class Transport(base.Transport):  # type: ignore[misc]
     """Chunked, exactly-once transport on librdkafka.
 
     Args:
-        step: what the processor applies to each chunk.
+        settings: of the cluster, and under which names to be a member of which group.
+        application: what the processor applies to each chunk.
         destinations: the topics.
         listener: hears of chunks, commits and restores.
     """
@@ -60,15 +61,16 @@ class Transport(base.Transport):  # type: ignore[misc]
         self,
         app: Any,
         settings: Settings,
-        step: Step,
+        application: Application,
         destinations: Destinations,
         listener: Listener,
     ) -> None:
         super().__init__(app.conf.broker, app)
         self._settings = settings
+        self._destinations = destinations
         self.listener = listener
         self.publisher = Publisher(self.make_producer, self.exactly_once)
-        self.processor = Processor(step, destinations, self.publisher, listener)
+        self.processor = Processor(application, destinations, self.publisher, listener)
         self._observer: Observer | None = None
         self._orphans: Orphans | None = None
         self._restoring: Collection[Follower] = ()
@@ -149,7 +151,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         admin = self._create(AdminClient, {})
         self._restoring = tuple(followers.values())
         try:
-            return restore(reader, admin, self._settings.changelog_topic, followers, wanted)
+            return restore(reader, admin, self._destinations.changelog, followers, wanted)
         finally:
             self._restoring = ()  # what the readers hold is large
 
@@ -163,7 +165,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         return Standbys(
             self._group,
             worker.standby_replicas,
-            self._settings.changelog_topic,
+            self._destinations.changelog,
             self._create(AdminClient, {}),
             # What is not in the log any more must be noticed, not jumped over.
             lambda: self._make_reader(
@@ -175,8 +177,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     @property
     def _group(self) -> Group:
-        topic = self._settings.topics.sensor_events
-        return Group(self._settings.worker.app_id, topic, self._instance)
+        return Group(self._settings.worker.app_id, self._destinations.source, self._instance)
 
     @property
     def _instance(self) -> str:

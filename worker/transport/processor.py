@@ -8,17 +8,16 @@ chunks, and a partition that is given back has been committed to its last applie
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import TopicPartition
 
 from worker.core.errors import FencedError, GapError
 from worker.core.events import Chunk
-from worker.core.outgoing import Outputs
-from worker.core.state import PartitionState
+from worker.core.outgoing import Record
 from worker.transport.delivery import Delivery
 from worker.transport.journal import Journal
 from worker.transport.producer import GroupMember
@@ -29,7 +28,44 @@ MAX_OUTPUTS_BYTES = 4 * 1024 * 1024
 """Commit at once when so much is waiting for it: a transaction must be sent within 30 s also
 when outputs flow slowly, and what it may have to repeat is kept in memory."""
 
-Step = Callable[[PartitionState, Chunk], Outputs]
+
+class State(Protocol):
+    """What is kept of one partition of the input; only a step changes it.
+
+    Attributes:
+        next_offset: the first offset that was not applied to it.
+    """
+
+    next_offset: int
+
+    def __len__(self) -> int:
+        """How many things it knows of, such as machines."""
+
+    def take_changes(self) -> Iterable[tuple[bytes, bytes | None]]:
+        """Rows of the changelog that changed since the last call; None deletes one."""
+
+    def snapshot(self) -> Iterable[tuple[bytes, bytes]]:
+        """All rows."""
+
+
+class Applied(Protocol):
+    """What came of a chunk.
+
+    Attributes:
+        records: to publish, in order.
+    """
+
+    records: list[Record]
+
+
+class Application(Protocol):
+    """What is done with the chunks of a topic: all that differs between two agents."""
+
+    def step(self, state: Any, chunk: Chunk) -> Applied:
+        """Apply a chunk to the state of its partition."""
+
+    def summarize(self, partition: int, next_offset: int) -> Sequence[Record]:
+        """What is told once a commit of all that was applied to a partition up to an offset."""
 
 
 class Publishing(Protocol):
@@ -48,7 +84,7 @@ class Publishing(Protocol):
 class ProcessorListener(Protocol):
     """What the processor reports for metrics; calls come on its thread."""
 
-    def on_applied(self, partition: int, outputs: Outputs, duration_s: float) -> None:
+    def on_applied(self, partition: int, outputs: Any, duration_s: float) -> None:
         """A chunk was applied."""
 
     def on_committed(self, duration_s: float) -> None:
@@ -62,7 +98,7 @@ class Destinations:
     Attributes:
         source: the input topic whose offsets are committed.
         changelog: topic of the state's rows; as many partitions as ``source``.
-        streams: topic and number of partitions for each of the pipeline's streams.
+        streams: topic and number of partitions for each stream that is published to.
     """
 
     source: str
@@ -74,7 +110,7 @@ class Destinations:
 class OwnedPartition:
     """State of a partition, and the assignment it belongs to."""
 
-    state: PartitionState
+    state: State
     epoch: int
 
 
@@ -90,7 +126,7 @@ class Processor:
 
     def __init__(
         self,
-        step: Step,
+        application: Application,
         destinations: Destinations,
         publisher: Publishing,
         listener: ProcessorListener,
@@ -99,7 +135,7 @@ class Processor:
         self.journal = Journal()
         self.doing = ""
         self.moves = self.commits = 0
-        self._step = step
+        self._application = application
         self._destinations = destinations
         self._publisher = publisher
         self._listener = listener
@@ -119,7 +155,7 @@ class Processor:
         self._group = group
 
     def take_over(
-        self, partition: int, state: PartitionState, epoch: int, still_owned: Callable[[], bool]
+        self, partition: int, state: State, epoch: int, still_owned: Callable[[], bool]
     ) -> Future[bool]:
         """Start to own a partition unless it was revoked while its state was restored."""
         return self._submit(lambda: self._take_over(partition, state, epoch, still_owned))
@@ -177,7 +213,7 @@ class Processor:
             self.doing = ""
 
     def _take_over(
-        self, partition: int, state: PartitionState, epoch: int, still_owned: Callable[[], bool]
+        self, partition: int, state: State, epoch: int, still_owned: Callable[[], bool]
     ) -> bool:
         if not still_owned():
             return False
@@ -201,13 +237,8 @@ class Processor:
             f"{delivery.end - 1}, has not ended"
         )
         started_s = time.perf_counter()
-        outputs = self._step(owned.state, delivery.chunk)
-        for record in outputs.records:
-            topic, partitions = self._destinations.streams[record.stream]
-            # The source's partition, not a hash of the key: the same in every run, also
-            # for records without a key, and a machine's records stay in order.
-            self._publish(topic, partition % partitions, record.key, record.value)
-            self._outputs_bytes += len(record.value)
+        outputs = self._application.step(owned.state, delivery.chunk)
+        self._tell(partition, outputs.records)
         self._uncommitted[partition] = owned.state.next_offset
         self.journal.repeat(f"applied partition {partition}", f"up to {delivery.end}")
         self._listener.on_applied(partition, outputs, time.perf_counter() - started_s)
@@ -220,7 +251,8 @@ class Processor:
         assert self._group is not None  # joined before the first partition was assigned
         self.doing = "the commit has not returned"
         started_s = time.perf_counter()
-        for partition in self._uncommitted:
+        for partition, offset in self._uncommitted.items():
+            self._tell(partition, self._application.summarize(partition, offset))
             for key, value in self.owned[partition].state.take_changes():
                 self._publish(self._destinations.changelog, partition, key, value)
         offsets = [
@@ -234,6 +266,12 @@ class Processor:
         self.moves += 1
         self.commits += 1
         self._listener.on_committed(time.perf_counter() - started_s)
+
+    def _tell(self, partition: int, records: Iterable[Record]) -> None:
+        for record in records:
+            topic, partitions = self._destinations.streams[record.stream]
+            self._publish(topic, record.partition(partition, partitions), record.key, record.value)
+            self._outputs_bytes += len(record.value)
 
     def _publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
         self._publisher.publish(topic, partition, key, value)

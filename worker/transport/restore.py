@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stub hides one
@@ -18,10 +19,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stub hi
     OffsetSpec,
 )
 
-from worker.core.changelog import StateReader
 from worker.core.errors import BrokerError
 from worker.kafka_config import describe, is_passing, retried
 from worker.transport.delivery import by_partition
+from worker.transport.processor import State
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,16 @@ BROKER_DEADLINE_S = 30.0
 STALLED_AFTER_S = 90.0
 """Longer than any transaction may stay open: then something other than waiting is needed."""
 PROGRESS_EVERY_S = 5.0
+
+
+class StateReader(Protocol):
+    """Collects the rows of one partition's changelog and makes them state."""
+
+    def read(self, rows: Sequence[tuple[bytes, bytes | None]], offsets: Sequence[int]) -> None:
+        """Take further rows, in the order of the log, and their offsets."""
+
+    def finish(self, next_offset: int) -> State:
+        """The state that begins at an offset of the input; raises StateError."""
 
 
 @dataclass

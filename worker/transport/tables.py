@@ -20,8 +20,7 @@ from faust.stores.base import Store
 from faust.tables.manager import TableManager as FaustTableManager
 from faust.types import TP
 
-from worker.core.changelog import StateReader
-from worker.transport.restore import Follower
+from worker.transport.restore import Follower, StateReader
 from worker.transport.takeover import take_over
 
 if TYPE_CHECKING:
@@ -41,9 +40,12 @@ def give_back_freed_memory() -> None:
 
 
 class StateTable(faust.Table):  # type: ignore[misc]
-    """A table of panes: ``table[b"machine|slot"]`` is the row that the changelog holds.
+    """A table of state's rows, such as ``table[b"machine|slot"]``, as the changelog holds them.
 
     Rows change only through the processor's step, never by assignment.
+
+    Args:
+        entries: what the state is of, such as machines.
     """
 
     logger = service_log
@@ -53,11 +55,13 @@ class StateTable(faust.Table):  # type: ignore[misc]
         *args: Any,
         processor: Processor,
         new_reader: Callable[[int], StateReader],
+        entries: str,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.processor = processor
         self.new_reader = new_reader
+        self.entries = entries
 
     def _new_store(self) -> Store:
         return _RowStore("memory://", self.app, self, table_name=self.name)
@@ -82,19 +86,19 @@ class _RowStore(Store):  # type: ignore[misc]
         return len(self._rows())
 
     def __setitem__(self, key: bytes, value: bytes) -> NoReturn:
-        raise TypeError("rows of machine state change only through the pipeline's step")
+        raise TypeError("rows of state change only through the application's step")
 
     def __delitem__(self, key: bytes) -> NoReturn:
-        raise TypeError("rows of machine state change only through the pipeline's step")
+        raise TypeError("rows of state change only through the application's step")
 
     def apply_changelog_batch(self, *_args: Any, **_kwargs: Any) -> NoReturn:
-        raise TypeError("rows of machine state are restored by worker/transport/restore.py")
+        raise TypeError("rows of state are restored by worker/transport/restore.py")
 
     def reset_state(self) -> None:
         """Nothing is kept outside the processor."""
 
     def _no_backup(self, *_args: Any, **_kwargs: Any) -> NoReturn:
-        raise TypeError("the changelog topic is the backup of machine state")
+        raise TypeError("the changelog topic is the backup of state")
 
     backup_partition = restore_backup = _no_backup
 
@@ -155,7 +159,7 @@ class TableManager(FaustTableManager):  # type: ignore[misc]
         await self.loop.run_in_executor(None, give_back_freed_memory)
         transport.listener.on_restored(restored.duration_s)
         done = (
-            f"restored {restored.rows} rows of {restored.machines} machines in partitions "
+            f"restored {restored.rows} rows of {restored.entries} {table.entries} in partitions "
             f"{restored.partitions} in {restored.duration_s:.2f} s"
         )
         table.processor.journal.note(done)

@@ -28,11 +28,11 @@ Restore = Callable[[Mapping[int, Follower], Callable[[int], bool]], int]
 
 @dataclass(frozen=True)
 class Restored:
-    """What one take-over read; ``partitions`` in ascending order."""
+    """What one take-over read; ``partitions`` in ascending order, ``entries``: see ``State``."""
 
     partitions: list[int]
     rows: int
-    machines: int
+    entries: int
     duration_s: float
 
 
@@ -71,15 +71,15 @@ async def take_over(
     rows = await run_in_thread(
         lambda: restore(followers, lambda p: poller.owns(p, missing[p].epoch))
     )
-    machines = 0
+    entries = 0
     for partition, assignment in missing.items():
         still_owned = partial(poller.owns, partition, assignment.epoch)
         if not still_owned():
             continue
         finish = followers.pop(partition).reader.finish
         state = await run_in_thread(partial(finish, assignment.offset))
-        machines += len(state)
+        entries += len(state)
         taken = processor.take_over(partition, state, assignment.epoch, still_owned)
         if await run_in_thread(taken.result):
             poller.open(partition, assignment.epoch)
-    return Restored(sorted(missing), rows, machines, time.perf_counter() - started_s)
+    return Restored(sorted(missing), rows, entries, time.perf_counter() - started_s)

@@ -59,6 +59,8 @@ class Scores(NamedTuple):
             signals, whichever the value is farther from.
         deviation: (n, D) distance from the expected value, in standard deviations.
         experience: (n,) share of the warm-up that is done, 1 for machines of the training.
+        inputs: (n, F) what the model was given.
+        forest: (n,) what it said, in [-1, 0], lower is worse.
     """
 
     anomaly_score: Floats
@@ -68,6 +70,8 @@ class Scores(NamedTuple):
     expected: Floats
     deviation: NDArray[np.float32]
     experience: NDArray[np.float32]
+    inputs: NDArray[np.float32]
+    forest: NDArray[np.float32]
 
 
 class Detector:
@@ -244,6 +248,8 @@ class Detector:
             expected,
             deviation,
             experience,
+            inputs,
+            forest,
         )
 
 

@@ -1,4 +1,4 @@
-"""The scoring agent: sensor events in; anomalies, late events and dead letters out."""
+"""The agent of every process: chunks of its input in, one after the other, to the processor."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from worker.transport.delivery import Delivery
 from worker.transport.processor import Processor
 
 
-def add_scoring_agent(app: faust.App, topic: faust.TopicT, processor: Processor) -> None:
-    """Let ``app`` score every chunk of ``topic``.
+def add_agent(app: faust.App, topic: faust.TopicT, processor: Processor, name: str) -> None:
+    """Let ``app`` apply every chunk of ``topic``.
 
     The next chunk is handed over while one is being applied, so the processor never waits for
-    the event loop. An exception ends the worker, for its state could be ahead of what was
+    the event loop. An exception ends the process, for its state could be ahead of what was
     committed; after one, the processor does nothing more, so it cannot be missed: the next
     chunk or commit meets it.
 
@@ -23,8 +23,8 @@ def add_scoring_agent(app: faust.App, topic: faust.TopicT, processor: Processor)
     agent, and one that comes after them would leave a gap. The next start reads them all.
     """
 
-    @app.agent(topic, name="scoring")  # type: ignore[untyped-decorator]
-    async def score(deliveries: Any) -> None:
+    @app.agent(topic, name=name)  # type: ignore[untyped-decorator]
+    async def apply(deliveries: Any) -> None:
         delivery: Delivery
         in_hand: asyncio.Future[None] | None = None
         async for delivery in deliveries:

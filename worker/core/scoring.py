@@ -1,0 +1,106 @@
+"""Scoring, and beside it the gathering of what was scored, from which drift is judged.
+
+Owns one :class:`~worker.core.drift.Collector` a partition, which holds no more than what was
+applied since the last commit: each commit takes all of it. So it needs no place in the state.
+What comes after a failure is never applied to it, as it is not applied to the state either.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.core.channels import ChannelSpec
+from worker.core.drift import Collector, Layout
+from worker.core.events import Chunk
+from worker.core.features import derive
+from worker.core.outgoing import Outputs, Record, Scored
+from worker.core.pipeline import Pipeline
+from worker.core.state import PartitionState
+
+PANE_US = 60_000_000
+"""Windows of drift are whole minutes."""
+
+
+class Scoring:
+    """A pipeline whose scored rows are gathered into drift partials.
+
+    Args:
+        layout: how the bundle's reference counts rows; None: the bundle has none, so nothing
+            is gathered.
+    """
+
+    def __init__(self, pipeline: Pipeline, layout: Layout | None) -> None:
+        self._pipeline = pipeline
+        self._layout = layout
+        self._collectors: dict[int, Collector] = {}
+
+    def step(self, state: PartitionState, chunk: Chunk) -> Outputs:
+        """Apply a chunk; see :meth:`worker.core.pipeline.Pipeline.step`."""
+        outputs = self._pipeline.step(state, chunk)
+        if self._layout is not None:
+            collector = self._collectors.get(chunk.partition)
+            if collector is None:
+                collector = Collector(self._layout, chunk.partition, PANE_US)
+                self._collectors[chunk.partition] = collector
+            for scored in outputs.scored_events:
+                self._collect(collector, scored)
+        return outputs
+
+    def summarize(self, partition: int, next_offset: int) -> list[Record]:
+        """The partials of all that was scored of a partition since the last call.
+
+        Args:
+            next_offset: numbers them; it grows from commit to commit, also over restarts.
+        """
+        collector = self._collectors.get(partition)
+        if collector is None:
+            return []
+        return [
+            Record("drift-partials", partial.group.encode(), partial.to_bytes(), gathered=True)
+            for partial in collector.take(next_offset)
+        ]
+
+    def _collect(self, collector: Collector, scored: Scored) -> None:
+        """Gather the events that were not under planned maintenance."""
+        scores, readings, machines, values, maintained = scored
+        inputs, forest = scores.inputs, scores.forest
+        anomalous = scores.anomaly_score < scores.threshold
+        if maintained.any():
+            at = np.flatnonzero(~maintained)
+            readings, machines, values = readings.take(at), machines[at], values[at]
+            inputs, forest, anomalous = inputs[at], forest[at], anomalous[at]
+        collector.add(
+            readings.times_us,
+            machines,
+            dict(zip(machines.tolist(), readings.machine_ids, strict=True)),
+            watched_rows(self._pipeline.spec, values, inputs, forest),
+            anomalous,
+            readings.categories,
+        )
+
+
+def watched_rows(
+    spec: ChannelSpec,
+    values: NDArray[np.float64],
+    inputs: NDArray[np.float32],
+    forest: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """What is watched for drift: the model's inputs and its score, side by side.
+
+    Args:
+        values: (n, C) readings that were used, NaN where missing or masked.
+        inputs: (n, F) of the model, which have no holes.
+        forest: (n,) its scores.
+
+    Returns:
+        (n, F + 1), NaN where the signal that a feature describes has no reading.
+    """
+    missing = np.isnan(np.concatenate([values, derive(spec, values)], axis=1))
+    codes = np.zeros((len(values), len(spec.events)), np.bool_)
+    missing = np.concatenate([missing, codes], axis=1)
+    rows = np.empty((len(inputs), inputs.shape[1] + 1), np.float32)
+    rows[:, :-1] = inputs
+    rows[:, :-1][missing[:, list(spec.feature_owners)]] = np.nan
+    rows[:, -1] = forest
+    return rows
