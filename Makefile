@@ -101,6 +101,10 @@ simulate: $(STAMP_DEV) ## Run the worker on a simulated broker under seeded faul
 bench-detection: $(STAMP_DEV) ## Measure detection where the truth is known; writes build/bench-detection.json (ARGS="--sets fleets")
 	@exec $(BIN)/python -m load.detection $(ARGS)
 
+.PHONY: bench-drift
+bench-drift: $(STAMP_DEV) ## Measure drift's false alarms, power and cost beside other libraries; writes build/bench-drift.json (ARGS="--repetitions 20")
+	@exec $(BIN)/python -m load.drift $(ARGS)
+
 .PHONY: bench-restart
 bench-restart: $(STAMP_DEV) kafka-jars ## Measure restart and memory with 10,000 and 100,000 machines (ARGS="--machines 10000")
 	@exec $(BIN)/python -m load.restart $(ARGS)

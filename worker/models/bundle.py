@@ -1,8 +1,8 @@
 """Finding, checking and opening model bundles.
 
-A bundle is a folder ``models/<name>/<version>/`` with ``model.onnx``, ``baselines.npz``
-and ``model.toml``. Nothing in it is used before every check of ``manifest.py`` and
-``verify.py`` has passed.
+A bundle is a folder ``models/<name>/<version>/`` with ``model.onnx``, ``baselines.npz``,
+``model.toml`` and, for drift, ``reference.npz``. Nothing in it is used before every check of
+``manifest.py`` and ``verify.py`` has passed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from worker.core.channels import ChannelSpec
 from worker.core.codes import CodeBook
 from worker.core.detection.baselines import Baselines
 from worker.core.detection.detector import Detector
+from worker.core.drift import Reference
 from worker.core.episodes import DEFAULT_RULES, EpisodeRules, Episodes
 from worker.core.errors import BundleError
 from worker.core.forest import Forest
 from worker.core.health import Health, HealthProfile
 from worker.core.pipeline import Pipeline
 from worker.core.planned import PlannedWindow
-from worker.models.learned import unpack
+from worker.models.learned import unpack, unpack_reference
 from worker.models.manifest import (
     BASELINES_NAME,
     MODEL_NAME,
+    REFERENCE_NAME,
     Manifest,
     read_manifest,
     versions_in,
@@ -81,6 +83,7 @@ class Bundle:
         baselines: what training learned of each machine.
         health: what is usual of each machine's sensors.
         codes: how rare the machines' own codes were.
+        reference: what drift is held against; None: it was trained before there was one.
         fingerprint: CRC-32 of ``baselines.npz``, never 0: what a machine's state refers to.
         budget: false episodes per machine and day that are tolerated.
         threshold: an expert's own anomaly score instead of what follows from the budget.
@@ -97,6 +100,7 @@ class Bundle:
     baselines: Baselines
     health: HealthProfile
     codes: CodeBook
+    reference: Reference | None
     fingerprint: int
     budget: float
     threshold: float | None
@@ -142,6 +146,20 @@ class Bundle:
             Episodes(self.spec, rules),
             planned,
         )
+
+    def require_reference(self) -> Reference:
+        """The drift reference.
+
+        Raises:
+            BundleError: the bundle has none.
+        """
+        if self.reference is None:
+            raise BundleError(
+                f"{self.path} has no {REFERENCE_NAME} to hold drift against, because it was "
+                "trained before there was one or on too few rows; train the bundle anew with: "
+                "driftdetector train."
+            )
+        return self.reference
 
     @property
     def metadata(self) -> dict[str, str | float]:
@@ -223,6 +241,7 @@ def load_bundle(
         baselines=learned.baselines,
         health=learned.health,
         codes=learned.codes,
+        reference=_read_reference(folder, manifest, spec),
         fingerprint=zlib.crc32(arrays) or 1,
         budget=manifest.budget,
         threshold=manifest.threshold,
@@ -230,3 +249,11 @@ def load_bundle(
         framework=f"onnxruntime {ort.__version__}",
         path=folder,
     )
+
+
+def _read_reference(folder: Path, manifest: Manifest, spec: ChannelSpec) -> Reference | None:
+    digest = manifest.sha256.reference
+    if digest is None:
+        return None
+    content = read_file(folder, REFERENCE_NAME, digest)
+    return unpack_reference(content, spec, folder / REFERENCE_NAME)

@@ -1,6 +1,6 @@
-"""What training learned besides the forest, as one file: ``baselines.npz``.
+"""What training learned besides the forest: ``baselines.npz``, and ``reference.npz`` for drift.
 
-Owns the file's layout: the arrays of the machines' baselines, of what is usual of their sensors,
+Owns the files' layout: the arrays of the machines' baselines, of what is usual of their sensors,
 and of how rare their codes were. What the arrays mean is the business of those they belong to.
 """
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from worker.core.channels import ChannelSpec
 from worker.core.codes import CodeBook
 from worker.core.detection.baselines import Baselines
+from worker.core.drift import Reference, watched_columns
 from worker.core.errors import BundleError
 from worker.core.health import HealthProfile
 
@@ -36,9 +37,39 @@ def pack(learned: Learned) -> bytes:
     arrays: dict[str, NDArray[Any]] = {}
     for part in learned:
         arrays.update(part.to_arrays())
+    return _archive(arrays)
+
+
+def pack_reference(reference: Reference) -> bytes:
+    """The content of ``reference.npz``; what is the same gives the same bytes."""
+    return _archive(reference.to_arrays())
+
+
+def _archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
+
+
+def unpack_reference(content: bytes, spec: ChannelSpec, path: Path) -> Reference:
+    """Read what :func:`pack_reference` gave.
+
+    Raises:
+        BundleError: it is no archive of arrays, or they do not fit each other or the channels.
+    """
+    arrays = _arrays(content, path)
+    try:
+        reference = Reference.from_arrays(arrays)
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise BundleError(
+            f"{path}: an array is missing or does not fit the others ({error}); retrain the bundle."
+        ) from error
+    if reference.columns != watched_columns(spec)[0]:
+        raise BundleError(
+            f"{path}: it watches other columns than the specification in model.toml makes; "
+            "restore all files from the same training."
+        )
+    return reference
 
 
 def unpack(content: bytes, spec: ChannelSpec, path: Path) -> Learned:
@@ -50,18 +81,7 @@ def unpack(content: bytes, spec: ChannelSpec, path: Path) -> Learned:
     Raises:
         BundleError: it is no archive of arrays, or they do not fit each other or the channels.
     """
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    # What a damaged archive raises depends on where the damage is.
-    except (
-        *(OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError),
-        *(zipfile.BadZipFile, zlib.error),
-    ) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise BundleError(
-            f"{path} cannot be read as an archive of arrays: {reason}; retrain the bundle."
-        ) from error
+    arrays = _arrays(content, path)
     for name, array in arrays.items():
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise BundleError(
@@ -80,6 +100,22 @@ def unpack(content: bytes, spec: ChannelSpec, path: Path) -> Learned:
             f"{path}: an array is missing or does not fit the others ({error}); retrain the bundle."
         ) from error
     return learned
+
+
+def _arrays(content: bytes, path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an archive."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    # What a damaged archive raises depends on where the damage is.
+    except (
+        *(OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise BundleError(
+            f"{path} cannot be read as an archive of arrays: {reason}; retrain the bundle."
+        ) from error
 
 
 def _check(arrays: Mapping[str, NDArray[Any]], spec: ChannelSpec, baselines: Baselines) -> None:

@@ -20,6 +20,7 @@ from worker.core.errors import BundleError, ConfigError
 MANIFEST_NAME = "model.toml"
 MODEL_NAME = "model.onnx"
 BASELINES_NAME = "baselines.npz"
+REFERENCE_NAME = "reference.npz"
 FORMAT: Literal[2] = 2
 
 _VERSION = re.compile(r"\d+(\.\d+){0,3}")
@@ -28,11 +29,12 @@ Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Version = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+){0,3}$")]
 
 
-class Digests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The sha256 of the files beside the manifest."""
+class Digests(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The sha256 of the files beside the manifest; bundles of before drift have no reference."""
 
     model: Sha256
     baselines: Sha256
+    reference: Sha256 | None = None
 
 
 class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,7 +93,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         format: version of this layout.
         budget: false episodes per machine and day that are tolerated; gives the threshold.
         threshold: an expert's own, instead: anomaly scores below it are anomalies.
-        sha256: of the two other files.
+        sha256: of the other files.
         spec: the channel specification as :meth:`ChannelSpec.to_dict` gives it.
         feature: the model's inputs in order.
     """

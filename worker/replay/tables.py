@@ -75,7 +75,13 @@ class Answers:
     @property
     def anomalies(self) -> int:
         """How many readings are anomalies."""
-        return int((self._score < self._threshold).sum())
+        return int(self.anomalous.sum())
+
+    @property
+    def anomalous(self) -> NDArray[np.bool_]:
+        """Which readings (n,) are anomalies."""
+        found: NDArray[np.bool_] = self._score < self._threshold
+        return found
 
     def take(self, at: NDArray[np.int64], outputs: Outputs) -> None:
         """Keep what was said of the readings at positions (k,)."""

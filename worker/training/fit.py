@@ -100,6 +100,7 @@ class Fitted:
         forest: fitted on ``inputs``.
         inputs: (n, F) float32 model inputs, out of fold; what is expected of them where no
             machine has enough rows.
+        rows: (n,) the reading that each of the inputs is of; empty where there are none.
         expected: (F,) their medians.
         codes: how rare the machines' own codes were.
     """
@@ -107,6 +108,7 @@ class Fitted:
     baselines: Baselines
     forest: FittedForest
     inputs: NDArray[np.float32]
+    rows: NDArray[np.int64]
     expected: Floats
     codes: CodeBook
 
@@ -165,7 +167,17 @@ def fit(
                 pool.map,
             )
     on_progress(1.0)
-    return Fitted(baselines, forest, np.concatenate(inputs), expected, codes)
+    rows = _rows(readings, [(k, series[k]) for k in long])
+    return Fitted(baselines, forest, np.concatenate(inputs), rows, expected, codes)
+
+
+def _rows(readings: MachineReadings, series: list[tuple[int, Series]]) -> NDArray[np.int64]:
+    """Positions (n,) among the readings of what is left of some machines' series."""
+    found = [np.empty(0, np.int64)]
+    for k, one in series:
+        a, b = readings.starts[k : k + 2]
+        found.append(a + np.searchsorted(readings.times_us[a:b], one.times_us))
+    return np.concatenate(found)
 
 
 class _Pool:

@@ -22,16 +22,18 @@ from numpy.typing import NDArray
 
 from worker.core.channels import US_PER_S, ChannelSpec, format_duration
 from worker.core.detection.detector import BUDGET
+from worker.core.drift import Reference
 from worker.core.errors import BundleError, ConfigError
 from worker.core.health import HealthProfile, learn_profile
 from worker.core.messages import format_time_us
 from worker.models.bundle import Bundle, OnnxModel, load_bundle
-from worker.models.learned import Learned, pack
+from worker.models.learned import Learned, pack, pack_reference
 from worker.models.manifest import (
     BASELINES_NAME,
     FORMAT,
     MANIFEST_NAME,
     MODEL_NAME,
+    REFERENCE_NAME,
     Digests,
     Feature,
     Golden,
@@ -47,6 +49,7 @@ from worker.training.fit import Fitted, counters, fit
 from worker.training.forest import TREES, FittedForest
 from worker.training.labels import Verdict, judge
 from worker.training.readings import MachineReadings, halves, without_repeats
+from worker.training.reference import drift_reference
 from worker.training.window import interval_us, window_for
 
 BUDGETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -169,8 +172,11 @@ def train(
         bundle = write_bundle(
             made.bundle.path,
             msgspec.structs.replace(made.bundle.manifest, metadata=metadata),
-            made.forest,
+            made.fitted.forest,
             made.learned,
+            drift_reference(
+                spec, readings, made.fitted, made.bundle.model, answers.anomalous, seed
+            ),
         )
         shutil.move(bundle.path, target)
     on_progress(1.0)
@@ -236,12 +242,17 @@ def check(spec: ChannelSpec, readings: MachineReadings) -> list[str]:
 
 
 def write_bundle(
-    folder: Path, manifest: Manifest, forest: FittedForest, learned: Learned
+    folder: Path,
+    manifest: Manifest,
+    forest: FittedForest,
+    learned: Learned,
+    reference: Reference | None = None,
 ) -> Bundle:
     """Write a bundle's files, and load them as a worker would.
 
     Args:
         manifest: complete but for the hashes.
+        reference: what drift is held against.
 
     Raises:
         BundleError: a worker would refuse the bundle.
@@ -251,6 +262,8 @@ def write_bundle(
         MODEL_NAME: to_onnx(forest, metadata_props(manifest)),
         BASELINES_NAME: pack(learned),
     }
+    if reference is not None:
+        files[REFERENCE_NAME] = pack_reference(reference)
     digests = Digests(*(hashlib.sha256(content).hexdigest() for content in files.values()))
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -263,7 +276,7 @@ class _Made(NamedTuple):
     """A bundle, what is in its files, and how far its model is from scikit-learn's."""
 
     bundle: Bundle
-    forest: FittedForest
+    fitted: Fitted
     learned: Learned
     parity: float
 
@@ -309,7 +322,7 @@ def _make(
     )
     learned = Learned(fitted.baselines, _profile(readings), fitted.codes)
     bundle = write_bundle(folder / "bundle", manifest, fitted.forest, learned)
-    return _Made(bundle, fitted.forest, learned, parity)
+    return _Made(bundle, fitted, learned, parity)
 
 
 def _held_out(

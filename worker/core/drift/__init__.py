@@ -11,6 +11,7 @@ windows      tumbling windows of partials
 episodes     events that open and close once
 history      since when
 advice       what it probably is, which machines
+watched      rows of what scoring has at hand
 monitor      all of it, for one group
 """
 
@@ -26,6 +27,7 @@ from worker.core.drift.outputs import (
 )
 from worker.core.drift.partial import FLEET, Collector, Layout, Partial, merge
 from worker.core.drift.reference import SCORE, Reference, learn_reference
+from worker.core.drift.watched import watched_columns, watched_rows
 
 __all__ = [
     "FLEET",
@@ -45,4 +47,6 @@ __all__ = [
     "WindowReport",
     "learn_reference",
     "merge",
+    "watched_columns",
+    "watched_rows",
 ]

@@ -21,7 +21,7 @@ from worker.core.drift import calibration, contrasts, statistics
 from worker.core.drift.cells import ABOVE, BELOW, CELLS, INSIDE, MISSING, OUTSIDE, STEPS_A_SCALE
 from worker.core.drift.outputs import Direction, FeatureDrift, Test, Verdict, WindowReport
 from worker.core.drift.partial import Partial
-from worker.core.drift.reference import GroupReference, Reference
+from worker.core.drift.reference import GroupReference, Reference, embed
 
 Floats = NDArray[np.float64]
 
@@ -396,7 +396,7 @@ class _Window:
     def _embedding(self, rows: Floats) -> Test:
         """Maximum mean discrepancy (Gretton et al., JMLR 2012) by random Fourier features."""
         group = self.group
-        moved = group.embed(rows).mean(axis=0) - group.embedded
+        moved = embed(rows, group.frequencies).mean(axis=0) - group.embedded
         squared = float(moved @ moved) / len(group.frequencies)
         variance, freedom = self._sampled(group.embedded_run, group.embedded_rows)
         error = np.sqrt(variance)

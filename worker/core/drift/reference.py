@@ -11,8 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -33,6 +32,7 @@ SAMPLE_ROWS = 1000
 FEWEST_ROWS = 200
 """Of a group with fewer rows nothing is known."""
 MAX_PAIRS = 2016
+CHUNK_ROWS = 65_536
 FREQUENCIES = 32
 SCORE = "model_score"
 """Name of the last column."""
@@ -87,14 +87,6 @@ class GroupReference:
     def scores(self) -> Floats:
         """Scores (F, 65, 5) of the cells; see :mod:`worker.core.drift.contrasts`."""
         return contrasts.score_cells(self.counts)
-
-    def embed(self, normal: Floats) -> Floats:
-        """Random Fourier features (n, 2 D) of normal scores (n, F).
-
-        Rahimi and Recht, "Random features for large-scale kernel machines", NIPS 2007.
-        """
-        angles = normal @ self.frequencies.T
-        return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -217,6 +209,7 @@ def learn_reference(
     anomalous: NDArray[np.bool_] | None = None,
     categories: Mapping[str, Sequence[str | None]] | None = None,
     values: Mapping[str, tuple[str, ...]] | None = None,
+    grouped: Sequence[str] | None = None,
     owners: Sequence[str] | None = None,
     seed: int = 7,
 ) -> Reference:
@@ -231,6 +224,7 @@ def learn_reference(
         anomalous: (n,) whether the model found an anomaly; default: never.
         categories: n values of each categorical channel.
         values: which values each of them can have.
+        grouped: those whose values make groups of their own; default: all.
         owners: the channel of each column; default: the columns themselves.
         seed: of the embedding's frequencies.
 
@@ -259,7 +253,7 @@ def learn_reference(
     chosen = np.random.default_rng(seed).normal(size=(FREQUENCIES, rows.shape[1]))
     groups = {FLEET: _learn_group(everything, interval_us, chosen)}
     for (name, own), code in zip(known, codes, strict=True):
-        for k, value in enumerate(own):
+        for k, value in enumerate(own if grouped is None or name in grouped else ()):
             at = code == k
             if FEWEST_ROWS <= at.sum() < len(rows):
                 groups[f"{name}={value}"] = _learn_group(everything.take(at), interval_us, chosen)
@@ -324,10 +318,8 @@ def _learn_group(rows: _Rows, interval_us: int, chosen: Floats) -> GroupReferenc
     kinds = len(contrasts.KINDS)
     size = count * kinds + rows.indicators.shape[1]
     series, centers, between = np.empty((slots, size)), np.empty(size), np.zeros(size)
-    normal = np.empty((n, count))
     for f in range(count):
         own = scores[f, rows.cells[:, f]]
-        normal[:, f] = own[:, contrasts.LOCATION]
         at = slice(f * kinds, (f + 1) * kinds)
         series[:, at], centers[at] = _slot_means(own, slot, slots), own.mean(axis=0)
         between[at] = _between(own, machine, len(machines))
@@ -335,18 +327,20 @@ def _learn_group(rows: _Rows, interval_us: int, chosen: Floats) -> GroupReferenc
     indicators = rows.indicators.astype(np.float64)
     series[:, at], centers[at] = _slot_means(indicators, slot, slots), indicators.mean(axis=0)
     between[at] = _between(indicators, machine, len(machines))
-    alike = _correlations(normal)
+    normal = _Normal(rows.cells, np.ascontiguousarray(scores[:, :, contrasts.LOCATION]))
+    alike = _correlations(normal.chunks(), count)
     pairs, correlation, pair_rows, pair_series = _pairs(normal, alike, slot, slots)
-    # The median distance between two rows sets the width of the embedding's kernel.
     step = max(n // SAMPLE_ROWS, 1)
     sample = rows.cells[::step][:SAMPLE_ROWS]
-    spread = normal[::step][:SAMPLE_ROWS]
-    width = float(np.median(np.sqrt(((spread[1:] - spread[:-1]) ** 2).sum(axis=1))))
-    frequencies = chosen / (width or 1.0)
-    embedded = np.empty((n, 2 * len(frequencies)))
-    for a in range(0, n, 65_536):
-        angles = normal[a : a + 65_536] @ frequencies.T
-        embedded[a : a + 65_536] = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    frequencies = chosen / normal.median_distance(step)
+    embedded_alike = _correlations(normal.embedded(frequencies), 2 * len(frequencies))
+    sums, squares = np.zeros((slots, 2 * len(frequencies))), np.zeros(2 * len(frequencies))
+    first = 0
+    for chunk in normal.embedded(frequencies):
+        np.add.at(sums, slot[first : first + len(chunk)], chunk)
+        squares += (chunk**2).sum(axis=0)
+        first += len(chunk)
+    embedded = sums.sum(axis=0) / n
     return GroupReference(
         rows=n,
         machines=len(machines),
@@ -364,10 +358,10 @@ def _learn_group(rows: _Rows, interval_us: int, chosen: Floats) -> GroupReferenc
         pair_rows=pair_rows,
         pair_run=LongRun.learn(pair_series),
         frequencies=frequencies,
-        embedded=embedded.mean(axis=0),
-        embedded_rows=embedded.var(axis=0),
-        embedded_run=LongRun.learn(_slot_means(embedded, slot, slots)),
-        embedded_alike=_correlations(embedded),
+        embedded=embedded,
+        embedded_rows=squares / n - embedded**2,
+        embedded_run=LongRun.learn(sums / np.bincount(slot)[:, None]),
+        embedded_alike=embedded_alike,
         alike=alike,
         sample=sample,
     )
@@ -411,39 +405,82 @@ def _between(values: Floats, machine: NDArray[np.int64], machines: int) -> Float
     return variance
 
 
-def _correlations(values: Floats) -> Floats:
+@dataclass(frozen=True)
+class _Normal:
+    """Normal scores (F, 65) of cells (n, F), a chunk of rows at a time: all would not fit."""
+
+    cells: NDArray[np.uint8]
+    scores: Floats
+
+    def chunks(self) -> Iterator[Floats]:
+        """Normal scores (k, F)."""
+        columns = np.arange(self.cells.shape[1])
+        for a in range(0, len(self.cells), CHUNK_ROWS):
+            yield self.scores[columns, self.cells[a : a + CHUNK_ROWS]]
+
+    def embedded(self, frequencies: Floats) -> Iterator[Floats]:
+        """Random Fourier features (k, 2 D)."""
+        for chunk in self.chunks():
+            yield embed(chunk, frequencies)
+
+    def median_distance(self, step: int) -> float:
+        """Between some rows: the width of the embedding's kernel."""
+        some = self.scores[np.arange(self.cells.shape[1]), self.cells[::step][:SAMPLE_ROWS]]
+        distance = float(np.median(np.sqrt(((some[1:] - some[:-1]) ** 2).sum(axis=1))))
+        return distance if distance > 0.0 else 1.0
+
+
+def embed(normal: Floats, frequencies: Floats) -> Floats:
+    """Random Fourier features (n, 2 D) of normal scores (n, F), by frequencies (D, F).
+
+    Rahimi and Recht, "Random features for large-scale kernel machines", NIPS 2007.
+    """
+    angles = normal @ frequencies.T
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _correlations(chunks: Iterable[Floats], count: int) -> Floats:
     """Correlations (K, K) of values (n, K); 0 of those that never change."""
-    centred = values - values.mean(axis=0)
-    length = np.sqrt((centred**2).sum(axis=0))
-    centred /= np.where(length > 1e-9 * math.sqrt(len(values)), length, np.inf)
-    found: Floats = centred.T @ centred
+    rows, sums, outer = 0, np.zeros(count), np.zeros((count, count))
+    for chunk in chunks:
+        rows += len(chunk)
+        sums += chunk.sum(axis=0)
+        outer += chunk.T @ chunk
+    mean = sums / rows
+    covariance = outer / rows - mean[:, None] * mean
+    root = np.sqrt(np.maximum(covariance.diagonal(), 0.0))
+    root = np.where(root > 1e-6, root, np.inf)
+    found: Floats = covariance / root / root[:, None]
     np.fill_diagonal(found, 1.0)
     return found
 
 
 def _pairs(
-    normal: Floats, alike: Floats, slot: NDArray[np.int64], slots: int
+    normal: _Normal, alike: Floats, slot: NDArray[np.int64], slots: int
 ) -> tuple[NDArray[np.int64], Floats, Floats, Floats]:
     """The pairs (P, 2) of columns that move, correlations, and their influence by row and slot.
 
     The influence of a row on a correlation r is ``a b - r (a^2 + b^2) / 2``
     (Devlin, Gnanadesikan and Kettenring, Biometrika 1975).
     """
-    moving = np.flatnonzero(normal.std(axis=0) > 0.5)
+    moving = np.flatnonzero(np.abs(normal.scores).max(axis=1) > 0.0)
     i, j = np.triu_indices(len(moving), 1)
     pairs = np.stack([moving[i], moving[j]], axis=1).astype(np.int64)
     correlation = alike[pairs[:, 0], pairs[:, 1]]
     # Of columns that are one another nothing can be learned.
     chosen = np.flatnonzero(np.abs(correlation) < 0.999)
     if len(chosen) > MAX_PAIRS:
-        chosen = np.sort(
-            chosen[np.argsort(-np.abs(correlation[chosen]), kind="stable")[:MAX_PAIRS]]
-        )
+        closest = np.argsort(-np.abs(correlation[chosen]), kind="stable")[:MAX_PAIRS]
+        chosen = np.sort(chosen[closest])
     pairs, correlation = np.ascontiguousarray(pairs[chosen]), correlation[chosen]
     series, squares = np.zeros((slots, len(pairs))), np.zeros(len(pairs))
-    _influences(np.ascontiguousarray(normal), pairs, correlation, slot, series, squares)
+    first = 0
+    for chunk in normal.chunks():
+        own = slot[first : first + len(chunk)]
+        _influences(np.ascontiguousarray(chunk), pairs, correlation, own, series, squares)
+        first += len(chunk)
     series /= np.bincount(slot, minlength=slots)[:, None]
-    return pairs, correlation, squares / len(normal), series
+    return pairs, correlation, squares / first, series
 
 
 @njit("void(f8[:, ::1], i8[:, ::1], f8[::1], i8[::1], f8[:, ::1], f8[::1])", cache=True, nogil=True)
