@@ -12,7 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from load.drift.series import CATEGORIES, CHANGED, CHANGES, USUAL, Plan, categories, change, draw
+from load.drift.series import (
+    CATEGORIES,
+    CHANGED,
+    CHANGES,
+    SHORT_WINDOWS,
+    USUAL,
+    Plan,
+    categories,
+    change,
+    draw,
+)
 from worker.core.drift import Collector, Reference, learn_reference
 from worker.core.drift.judge import judge
 
@@ -23,7 +33,7 @@ COLUMNS = (5, 32)
 SHORT = (5_000, (60, 600))
 LONG = (50_000, (6_000,))
 LONG_WINDOWS = 4
-"""Windows that share one reference of 50,000 rows, which takes longest to learn."""
+"""Windows that share one reference, as :data:`SHORT_WINDOWS` do."""
 Z95 = 1.96
 
 
@@ -87,7 +97,7 @@ def verdict(reference: Reference, window: Any, kinds: list[str]) -> str:
 
 def repeat(plan: Plan, seed: int) -> dict[str, list[str]]:
     """The verdicts of one repetition, by length of the window and change."""
-    each = LONG_WINDOWS if plan.windows == LONG[1] else 1
+    each = LONG_WINDOWS if plan.windows == LONG[1] else SHORT_WINDOWS
     rows, windows = draw(plan, seed, each)
     reference = learn(rows, seed)
     found: dict[str, list[str]] = {}

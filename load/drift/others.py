@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-from load.drift.series import Plan, change, draw
+from load.drift.series import SHORT_WINDOWS, Plan, change, draw
 
 NAMES = ("evidently wasserstein", "evidently psi", "evidently ks", "alibi-detect ks")
 
@@ -51,9 +51,9 @@ def main() -> None:
         plan = Plan(**(job["plan"] | {"windows": tuple(job["plan"]["windows"])}))
         total: dict[str, list[int]] = {}
         for seed in range(job["repetitions"]):
-            reference, windows = draw(plan, seed)
+            reference, windows = draw(plan, seed, SHORT_WINDOWS)
             names, given = [], []
-            for rows, (window,) in windows.items():
+            for rows, (window, *_) in windows.items():
                 for what in ("none", "shift"):
                     names.append(f"{rows} {what}")
                     given.append(change(window, what, seed))

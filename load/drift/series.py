@@ -15,6 +15,8 @@ from scipy.signal import lfilter
 SETTLING_ROWS = 2000
 APART_ROWS = 2000
 """Between the reference and the first window, and between windows."""
+SHORT_WINDOWS = 3
+"""Windows of each length that share one short reference; only the first is also changed."""
 CHANGES = ("none", "shift", "variance", "shape", "correlation", "gradual", "missing", "category")
 CATEGORIES = ("A", "B", "C")
 USUAL = (0.5, 0.3, 0.2)

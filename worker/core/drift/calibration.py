@@ -68,7 +68,7 @@ class LongRun:
         variance = variance / np.maximum(1.0 - _spread(phi, slots), 0.1)
         ratio = np.ones((count, len(SCALES)))
         freedom = np.empty((count, len(SCALES) + 1))
-        freedom[:, 0] = _freedom(phi, slots)
+        freedom[:, 0] = _freedom_of_mean(phi, slots)
         for s, scale in enumerate(SCALES):
             expected = variance * (_spread(phi, scale) - _spread(phi, slots))
             alike = phi**scale
@@ -116,6 +116,15 @@ def _freedom(phi: Floats, slots: float) -> Floats:
     return np.maximum(slots * (1.0 - phi**2) / (1.0 + phi**2) - 1.0, 1.0)
 
 
+def _freedom_of_mean(phi: Floats, slots: float) -> Floats:
+    """Degrees of freedom of a mean's variance, which also rests on an estimated phi.
+
+    The logarithm of ``(1 + phi) / (1 - phi)`` has a variance of ``4 / (T (1 - phi^2))``.
+    """
+    of_both = 2.0 * (1.0 + phi**2) + 4.0
+    return np.maximum(2.0 * slots * (1.0 - phi**2) / of_both - 1.0, 1.0)
+
+
 def two_sided(t: Floats, freedom: Floats) -> Floats:
     """Chance (N,) of differences as large as t standard errors."""
     p: Floats = 2.0 * special.stdtr(freedom, -np.abs(t))
@@ -137,7 +146,7 @@ def adjust(p_values: Floats, weights: Floats) -> Floats:
 
     Args:
         p_values: (N,) of the tests.
-        weights: (N,) adding up to one; a test of weight 0 does not count.
+        weights: (N,) adding up to at most one; a test of weight 0 does not count.
     """
     adjusted = np.ones(len(p_values))
     counted = np.flatnonzero(weights > 0.0)

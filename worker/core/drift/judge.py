@@ -26,19 +26,21 @@ from worker.core.drift.reference import GroupReference, Reference, embed
 Floats = NDArray[np.float64]
 
 WEIGHTS = {
-    "location": 0.55,
-    "spread": 0.15,
-    "skew": 0.04,
-    "tails": 0.04,
-    "missing": 0.04,
-    "range": 0.04,
+    "location": 0.64,
+    "spread": 0.12,
+    "skew": 0.03,
+    "tails": 0.03,
+    "missing": 0.03,
+    "range": 0.03,
     "correlation": 0.05,
-    "mmd": 0.03,
-    "domain": 0.03,
+    "mmd": 0.02,
+    "domain": 0.02,
     "categories": 0.02,
     "alarm-rate": 0.01,
 }
 """Shares of the false alarms; a shift of the mean is what drifts most often."""
+RESERVE = 0.25
+"""Share of the false alarms that is left to what the tests' chances are only approximately."""
 MOSTLY_MISSING = 0.8
 """A window in which more of a column is missing than of the reference by that share has nothing
 to compare."""
@@ -306,7 +308,7 @@ class _Window:
         )
         share = np.array([WEIGHTS[name] for name in joint])
         weights = np.concatenate([np.tile(own, shape[0]), rest, share])
-        shared: Floats = weights / weights.sum()
+        shared: Floats = weights / weights.sum() * (1.0 - RESERVE)
         return shared
 
     def _joint(self, standard: Floats) -> list[Test]:
