@@ -26,20 +26,20 @@ from worker.core.drift.reference import GroupReference, Reference, embed
 Floats = NDArray[np.float64]
 
 WEIGHTS = {
-    "location": 0.64,
-    "spread": 0.12,
-    "skew": 0.03,
-    "tails": 0.03,
+    "location": 0.72,
+    "spread": 0.1,
+    "skew": 0.02,
+    "tails": 0.02,
     "missing": 0.03,
-    "range": 0.03,
-    "correlation": 0.05,
+    "range": 0.02,
+    "correlation": 0.04,
     "mmd": 0.02,
-    "domain": 0.02,
-    "categories": 0.02,
-    "alarm-rate": 0.01,
+    "domain": 0.01,
+    "categories": 0.015,
+    "alarm-rate": 0.005,
 }
 """Shares of the false alarms; a shift of the mean is what drifts most often."""
-RESERVE = 0.25
+RESERVE = 0.1
 """Share of the false alarms that is left to what the tests' chances are only approximately."""
 MOSTLY_MISSING = 0.8
 """A window in which more of a column is missing than of the reference by that share has nothing

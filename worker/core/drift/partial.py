@@ -369,17 +369,24 @@ class Collector:
         codes = self._codes(n, categories)
         chunk = _Chunk(found, steps, keys, own, hashes, names, anomalous, codes)
         panes, pane_of = np.unique(times_us // self.pane_us, return_inverse=True)
-        for group in layout.groups:
-            member = self._members(group, codes)
-            for p, pane in enumerate(panes.tolist()):
-                at = pane_of == p if len(panes) > 1 else None
-                if member is not None:
-                    at = member if at is None else at & member
-                if at is None or at.any():
-                    slot = self._open.get((group, pane))
-                    if slot is None:
-                        slot = self._open[group, pane] = _Gathered(layout)
-                    slot.add(chunk, at)
+        if len(panes) == 1:
+            self._gather(panes[0], chunk)
+            return
+        order = np.argsort(pane_of, kind="stable")
+        ends = np.cumsum(np.bincount(pane_of))
+        chunk = chunk.take(order)
+        for pane, a, b in zip(panes, [0, *ends[:-1]], ends, strict=True):
+            self._gather(pane, chunk.take(slice(a, b)))
+
+    def _gather(self, pane: int, chunk: _Chunk) -> None:
+        """Add the rows of one pane to the groups that they are of."""
+        for group in self.layout.groups:
+            at = self._members(group, chunk.codes)
+            if at is None or at.any():
+                slot = self._open.get((group, int(pane)))
+                if slot is None:
+                    slot = self._open[group, int(pane)] = _Gathered(self.layout)
+                slot.add(chunk, at)
 
     def take(self, sequence: int, before_us: int | None = None) -> list[Partial]:
         """Give what was gathered, and forget it.
@@ -442,6 +449,19 @@ class _Chunk:
     names: list[bytes]
     anomalous: NDArray[np.bool_]
     codes: list[Counts]
+
+    def take(self, at: NDArray[np.int64] | slice) -> _Chunk:
+        """Some of the rows."""
+        return _Chunk(
+            self.cells[at],
+            self.steps[at],
+            self.keys[at],
+            self.own[at],
+            self.hashes,
+            self.names,
+            self.anomalous[at],
+            [code[at] for code in self.codes],
+        )
 
 
 class _Gathered:
