@@ -23,6 +23,8 @@ from worker.settings import Settings, load_settings
 
 STOP_S = 60.0
 POLL_S = 0.05
+PORTS = {"worker": "http", "drift": "drift"}
+"""The section that has the port of each command's process."""
 
 
 class WorkerProcess:
@@ -32,19 +34,26 @@ class WorkerProcess:
         settings: dotted keys, such as ``{"worker.app_id": "a"}``.
         log: file that its stderr is appended to.
         module: what ``python -m`` runs; another one than the program's own for a test.
+        command: its command, ``worker`` or ``drift``.
         name: what the caller knows it by.
     """
 
     def __init__(
-        self, settings: Mapping[str, str], log: Path, module: str = "worker", *, name: str = ""
+        self,
+        settings: Mapping[str, str],
+        log: Path,
+        module: str = "worker",
+        *,
+        command: str = "worker",
+        name: str = "",
     ) -> None:
         self.name = name
         self.port = free_port()
         self.started_s = time.perf_counter()
-        variables = _variables({**settings, "http.port": str(self.port)})
+        variables = _variables({**settings, f"{PORTS[command]}.port": str(self.port)})
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, "worker"],
+                [sys.executable, "-m", module, command],
                 env={**os.environ, **variables},
                 stderr=stderr,
             )

@@ -69,6 +69,7 @@ def test_services_start_in_order() -> None:
         "topics": {"kafka": "service_healthy"},
         "gateway": {"topics": "service_completed_successfully"},
         "worker": {"topics": "service_completed_successfully"},
+        "drift": {"topics": "service_completed_successfully"},
     }
 
 

@@ -71,7 +71,14 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
 
 def create_scoring(settings: Settings, bundle: Bundle) -> Scoring:
     """What a worker with these settings does with a chunk."""
-    return Scoring(create_pipeline(settings, bundle), None)
+    reference = bundle.reference
+    if reference is None:
+        log.warning(
+            "%s has no reference of its training, so nothing is watched for drift; train it anew",
+            bundle.model_version,
+        )
+    layout = None if reference is None else reference.layout
+    return Scoring(create_pipeline(settings, bundle), layout)
 
 
 def create_pipeline(settings: Settings, bundle: Bundle) -> Pipeline:

@@ -90,16 +90,25 @@ def announce(cluster: Cluster, machine_id: str, place: Place, notice: Maintenanc
     Raises:
         BrokerError: Kafka does not take it within half a minute.
     """
+    value = encode(_Announcing(machine_id, format_time_us(place.time_us), notice))
     topic = cluster.settings.topics.sensor_events
+    return publish_one(cluster, topic, place.partition, machine_id.encode(), value)
+
+
+def publish_one(cluster: Cluster, topic: str, partition: int, key: bytes, value: bytes) -> Origin:
+    """Publish one record that does no harm when it comes twice; returns where it is.
+
+    Raises:
+        BrokerError: Kafka does not take it within half a minute.
+    """
     results: list[tuple[object, Message]] = []
     producer = create_client(Producer, cluster.settings.kafka, {"enable.idempotence": True})
-    value = encode(_Announcing(machine_id, format_time_us(place.time_us), notice))
     try:
         producer.produce(
             topic,
             value,
-            machine_id.encode(),
-            partition=place.partition,
+            key,
+            partition=partition,
             on_delivery=lambda error, message: results.append((error, message)),
         )
         producer.flush(SEND_S)
@@ -110,14 +119,14 @@ def announce(cluster: Cluster, machine_id: str, place: Place, notice: Maintenanc
     if not results:
         raise BrokerError(
             f"topic {topic!r} did not take the notice within {SEND_S:g} s; it may still come: look "
-            "whether its partitions have a leader, then announce it again, which does no harm."
+            "whether its partitions have a leader, then do it again, which does no harm."
         )
     failure, message = results[0]
     if failure is not None:
         raise BrokerError(f"topic {topic!r} does not take the notice: {failure}.")
     offset = message.offset()
     assert offset is not None  # it was delivered
-    return Origin(topic, place.partition, offset)
+    return Origin(topic, partition, offset)
 
 
 def _newest(batches: Iterator[list[Record]], machine_id: str) -> Place | None:

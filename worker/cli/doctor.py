@@ -153,7 +153,10 @@ def check_bundle(settings: Settings) -> Check:
     threads = settings.worker.inference_threads
     bundle = load_bundle(settings.worker.bundle, asset_dir("models"), threads=threads)
     features = len(bundle.spec.feature_names)
-    return Check("bundle", "ok", f"{bundle.model_version}, {features} features, {bundle.framework}")
+    text = f"{bundle.model_version}, {features} features, {bundle.framework}"
+    if bundle.reference is None:
+        text += "; no drift reference, so drift is not watched until it is trained anew"
+    return Check("bundle", "ok", text)
 
 
 def check_port(settings: Settings) -> Check:

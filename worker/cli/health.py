@@ -23,9 +23,14 @@ def health(
     timeout_s: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="How long to wait.")
     ] = 3.0,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="Ask the drift agent instead of the worker.")
+    ] = False,
 ) -> None:
     """Ask the local worker's /health; exit 0 when it is healthy, else 1. For container checks."""
-    well, sentence = check_health(context_of(context).settings().http, timeout_s)
+    settings = context_of(context).settings()
+    http = settings.of_drift_agent().http if drift else settings.http
+    well, sentence = check_health(http, timeout_s)
     typer.echo(sentence)
     raise typer.Exit(0 if well else 1)
 

@@ -16,6 +16,8 @@ from worker.core.errors import DriftDetectorError
 COMMAND_MODULES = (
     "worker.cli.demo",
     "worker.cli.worker",
+    "worker.cli.drift",
+    "worker.cli.reference",
     "worker.cli.config",
     "worker.cli.topics",
     "worker.cli.schemas",

@@ -8,12 +8,9 @@ What comes after a failure is never applied to it, as it is not applied to the s
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from worker.core.channels import ChannelSpec
-from worker.core.drift import Collector, Layout
+from worker.core.drift import Collector, Layout, watched_rows
 from worker.core.events import Chunk
-from worker.core.features import derive
 from worker.core.outgoing import Outputs, Record, Scored
 from worker.core.pipeline import Pipeline
 from worker.core.state import PartitionState
@@ -78,29 +75,3 @@ class Scoring:
             anomalous,
             readings.categories,
         )
-
-
-def watched_rows(
-    spec: ChannelSpec,
-    values: NDArray[np.float64],
-    inputs: NDArray[np.float32],
-    forest: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    """What is watched for drift: the model's inputs and its score, side by side.
-
-    Args:
-        values: (n, C) readings that were used, NaN where missing or masked.
-        inputs: (n, F) of the model, which have no holes.
-        forest: (n,) its scores.
-
-    Returns:
-        (n, F + 1), NaN where the signal that a feature describes has no reading.
-    """
-    missing = np.isnan(np.concatenate([values, derive(spec, values)], axis=1))
-    codes = np.zeros((len(values), len(spec.events)), np.bool_)
-    missing = np.concatenate([missing, codes], axis=1)
-    rows = np.empty((len(inputs), inputs.shape[1] + 1), np.float32)
-    rows[:, :-1] = inputs
-    rows[:, :-1][missing[:, list(spec.feature_owners)]] = np.nan
-    rows[:, -1] = forest
-    return rows

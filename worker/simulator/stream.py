@@ -7,6 +7,7 @@ the stream is handed over. So the stream does not depend on how it is fetched.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.channels import ChannelSpec
+from worker.simulator.changes import FleetChange, apply_changes
 from worker.simulator.faults import DRIFT_KIND, Effects, Fault, FaultRates, FaultSchedule
 from worker.simulator.models import GenericModel, MachineModel, MillingModel, characters
 from worker.simulator.truth import Truth
@@ -87,6 +89,7 @@ class Simulator:
         faults: how often faults begin; ``FaultRates.none()`` for healthy machines.
         late_rate: share of events that gateways hold back for longer than the grace.
         garbage_rate: unusable payloads per event, in addition to the events.
+        changes: what changes for all machines.
     """
 
     def __init__(
@@ -100,8 +103,10 @@ class Simulator:
         faults: FaultRates | None = None,
         late_rate: float = 0.0,
         garbage_rate: float = 0.0,
+        changes: Sequence[FleetChange] = (),
     ) -> None:
         self.spec = spec
+        self.changes = tuple(changes)
         self.machine_ids = [f"m-{m + 1:04d}" for m in range(machines)]
         self.seed = seed
         self.start_us = start_us // US_PER_MS * US_PER_MS
@@ -175,6 +180,7 @@ class Simulator:
             end_us=self._until_us,
             machines=tuple(self.machine_ids),
             faults=tuple(faults),
+            changes=tuple(one for one in self.changes if one.start_us < self._until_us),
         )
 
     def _category(
@@ -208,6 +214,7 @@ class Simulator:
         faults = self._schedule.between(int(times_us[0]), int(times_us[-1]) + self._interval_us)
         effects = Effects(faults, self._schedule.kinds, times_us, machines, names)
         values = self._model.block(effects, healthy)
+        apply_changes(self.changes, names, self._model.scales, times_us, values)
         present, absent = self._measure(values, effects, faulty)
         for c, digits in enumerate(self._model.digits):
             values[:, :, c] = np.round(values[:, :, c], digits)

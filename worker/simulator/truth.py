@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.messages import format_time_us
+from worker.simulator.changes import FleetChange
 from worker.simulator.faults import Fault
 
 MIN_VISIBLE_US = 15 * 60_000_000
@@ -29,6 +30,7 @@ class Truth(msgspec.Struct, frozen=True):
         start_us, end_us: event time that was covered.
         machines: all ids.
         faults: by start.
+        changes: of the whole fleet.
     """
 
     spec: str
@@ -38,6 +40,7 @@ class Truth(msgspec.Struct, frozen=True):
     end_us: int
     machines: tuple[str, ...]
     faults: tuple[Fault, ...]
+    changes: tuple[FleetChange, ...] = ()
 
     def to_json(self) -> bytes:
         """The truth file: one JSON document, times as RFC 3339 text."""
@@ -59,8 +62,21 @@ class Truth(msgspec.Struct, frozen=True):
                 }
                 for fault in self.faults
             ],
+            **({"changes": self._changes()} if self.changes else {}),
         }
         return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+    def _changes(self) -> list[dict[str, object]]:
+        return [
+            {
+                "kind": change.kind,
+                "channels": change.channels,
+                "start": format_time_us(change.start_us),
+                "full_at": format_time_us(change.start_us + change.ramp_us),
+                "size": change.size,
+            }
+            for change in self.changes
+        ]
 
 
 class OpenedEpisode(NamedTuple):

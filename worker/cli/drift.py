@@ -1,0 +1,86 @@
+"""``driftdetector drift``: watch for drift, and accept changes."""
+
+from __future__ import annotations
+
+import signal
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from worker.cli.context import context_of
+from worker.core.errors import ConfigError
+
+BROKER = typer.Option("--broker", metavar="HOST:PORT", help="Same as the setting kafka.brokers.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands ``drift`` and ``drift accept``."""
+    drift = typer.Typer(
+        help="Watch for drift of what machines send from what the model was trained on.",
+        invoke_without_command=True,
+    )
+    drift.callback()(watch)
+    drift.command("accept")(accept)
+    app.add_typer(drift, name="drift")
+
+
+def watch(
+    context: typer.Context,
+    broker: Annotated[str | None, BROKER] = None,
+) -> None:
+    """Merge what the workers have counted, judge windows, publish drift-events.
+
+    Runs beside the workers until SIGTERM or Ctrl-C, with the same settings, above all the same
+    bundle. It has a consumer group, state and port of its own: whatever happens to it, scoring
+    goes on, and it catches up when it is started again.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    signal.signal(signal.SIGTERM, _end)  # until the event loop takes over: nothing was read yet
+    settings = context_of(context).settings({"kafka.brokers": broker} if broker else None)
+    from worker.drift_app import run_drift_agent
+    from worker.logs import configure_logging
+
+    configure_logging(settings.log)
+    run_drift_agent(settings)
+
+
+def accept(
+    context: typer.Context,
+    note: Annotated[str, typer.Option("--note", help="Why, for whoever asks later.")],
+    group: Annotated[
+        str, typer.Option("--group", help="fleet, or a channel and its value: machine_type=L.")
+    ] = "fleet",
+) -> None:
+    """Accept the present drift of a group: its level is usual from now on, beside the training's.
+
+    Closes what is open of the group. The model stays as it is; what it makes of the new level is
+    not changed by this.
+    """
+    from worker.acceptance import publish_acceptance
+    from worker.assets import asset_dir
+    from worker.core.messages import DriftAcceptance
+    from worker.letters.records import Cluster
+    from worker.models.bundle import load_bundle
+
+    settings = context_of(context).settings()
+    bundle = load_bundle(settings.worker.bundle, asset_dir("models"), threads=1)
+    groups = bundle.require_reference().groups
+    if group not in groups:
+        raise ConfigError(
+            f"--group: {bundle.model_version} knows no group {group!r}; write one of "
+            f"{', '.join(groups)}."
+        )
+    acceptance = DriftAcceptance(group=group, accepted_at=datetime.now(UTC), note=note)
+    with Cluster(settings) as cluster:
+        origin = publish_acceptance(cluster, acceptance)
+    typer.echo(
+        f"{group}: the drift agent is told to take the present level as usual, offset "
+        f"{origin.offset} of partition {origin.partition} of {origin.topic}."
+    )
+
+
+def _end(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise typer.Exit

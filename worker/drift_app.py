@@ -1,0 +1,104 @@
+"""The drift agent as a whole: a process of its own, so that scoring knows nothing of it."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
+
+from worker.assets import asset_dir
+from worker.core.channels import US_PER_S
+from worker.core.drift import Settings as MonitorSettings
+from worker.core.drifting import Drifting, DriftStateReader, Monitors
+from worker.core.scoring import PANE_US
+from worker.drift_metrics import DriftMetrics
+from worker.kafka_config import connect
+from worker.models.bundle import Bundle, load_bundle
+from worker.service import (
+    CONNECT_DEADLINE_S,
+    Agent,
+    ServiceApp,
+    create_service,
+    find_destinations,
+    run_until_signal,
+)
+from worker.settings import DriftSettings, Settings
+
+log = logging.getLogger(__name__)
+
+US_PER_MIN = 60 * US_PER_S
+US_PER_HOUR = 60 * US_PER_MIN
+
+
+def create_drift_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) -> ServiceApp:
+    """Build the drift agent; it connects when it is started.
+
+    Args:
+        settings: of the scoring workers whose partials it reads.
+        metadata: all topics of the cluster, just fetched.
+
+    Raises:
+        BundleError: the bundle has no reference.
+        TopicError: a topic is missing, or the changelog does not fit the input topic.
+    """
+    monitors = Monitors(
+        bundle.require_reference(), monitor_settings(settings.drift), bundle.model_version
+    )
+    metrics = DriftMetrics()
+    metrics.set_model(bundle.model_version, bundle.framework)
+    streams = {
+        "drift-events": settings.topics.drift_events,
+        "retraining-requests": settings.topics.retraining_requests,
+        "dead-letters": settings.topics.dead_letters,
+    }
+    return create_service(
+        settings.of_drift_agent(),
+        Agent(
+            name="drift",
+            application=Drifting(monitors, bundle.spec.max_future_us + PANE_US),
+            destinations=find_destinations(
+                settings.kafka.brokers,
+                metadata,
+                settings.partials_topic,
+                settings.drift_changelog_topic,
+                streams,
+            ),
+            table="drift-state",
+            entries="groups",
+            new_reader=lambda _: DriftStateReader(monitors, log.warning),
+            metrics=metrics,
+            model_version=bundle.model_version,
+        ),
+    )
+
+
+def monitor_settings(drift: DriftSettings) -> MonitorSettings:
+    """As the core takes them."""
+    return MonitorSettings(
+        windows_us=tuple(minutes * US_PER_MIN for minutes in drift.windows_min),
+        grace_us=drift.grace_s * US_PER_S,
+        patience_us=drift.patience_min * US_PER_MIN,
+        alpha=drift.false_alarm_rate,
+        min_rows=drift.minimum_sample,
+        persistence=drift.persistence,
+        recovery=drift.recovery,
+        retrain_after_us=drift.retrain_after_h * US_PER_HOUR,
+        retrain_again_us=drift.retrain_cool_down_h * US_PER_HOUR,
+    )
+
+
+def run_drift_agent(settings: Settings) -> None:
+    """Run the drift agent in this process until SIGTERM or SIGINT.
+
+    Raises:
+        DriftDetectorError: it could not start, or had to end; state and outputs are as of the
+            last commit.
+    """
+    bundle = load_bundle(settings.worker.bundle, asset_dir("models"), threads=1)
+    bundle.require_reference()  # refused before waiting for a broker
+    _, metadata = connect(settings.kafka, CONNECT_DEADLINE_S)
+    run_until_signal(
+        partial(create_drift_app, settings, bundle, metadata),
+        f"watching for drift from {bundle.model_version}",
+    )
