@@ -30,7 +30,7 @@ from worker.core.pipeline import Pipeline
 from worker.core.state import PartitionState
 from worker.metrics import Metrics
 from worker.models.bundle import Bundle, load_bundle
-from worker.models.manifest import BASELINES_NAME, MANIFEST_NAME, MODEL_NAME
+from worker.models.manifest import BASELINES_NAME, MANIFEST_NAME, MODEL_NAME, REFERENCE_NAME
 from worker.transport.driver import Transport
 from worker.transport.processor import Destinations
 from worker.transport.restore import Follower
@@ -102,7 +102,7 @@ def revealing_bundle(folder: Path, threshold: float) -> Path:
     source = load_bundle("machine-health", asset_dir("models")).path
     manifest = (source / MANIFEST_NAME).read_text(encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (MODEL_NAME, BASELINES_NAME):
+    for name in (MODEL_NAME, BASELINES_NAME, REFERENCE_NAME):
         (folder / name).write_bytes((source / name).read_bytes())
     text, replaced = re.subn(r"(?m)^budget = ", f"threshold = {threshold}\nbudget = ", manifest)
     assert replaced == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from load.simulation.broker import Member
 from worker.core.episode_kernel import NONE
 from worker.core.events import Chunk
+from worker.core.outgoing import Record
 from worker.transport import restore
 from worker.transport.group import Orphans
 from worker.transport.poller import Poller
@@ -34,6 +35,16 @@ def offsets_are_committed_before_state(patch: pytest.MonkeyPatch) -> None:
         self._uncommitted.clear()
 
     patch.setattr(Processor, "_commit", commit)
+
+
+def what_was_gathered_is_told_twice(patch: pytest.MonkeyPatch) -> None:
+    original = Processor._tell
+
+    def tell(self: Any, partition: int, records: Iterable[Record]) -> None:
+        records = list(records)
+        original(self, partition, [*records, *(record for record in records if record.gathered)])
+
+    patch.setattr(Processor, "_tell", tell)
 
 
 def the_groups_generation_is_not_told(patch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ def test_a_seed_is_the_same_run_every_time_and_in_every_process() -> None:
     ("mutant", "within"),
     [
         (mutants.offsets_are_committed_before_state, 5),
+        (mutants.what_was_gathered_is_told_twice, 5),
         (mutants.the_groups_generation_is_not_told, 400),
         (mutants.a_loss_is_ignored, 400),
         (mutants.what_was_seen_is_applied_again, 20),

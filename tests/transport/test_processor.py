@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 from worker.core.channels import ChannelSpec, parse_spec
 from worker.core.errors import FencedError, GapError
 from worker.core.events import Chunk
-from worker.core.outgoing import Outputs, Record
+from worker.core.outgoing import Outputs, Record, partition_of
 from worker.core.rows import LAYOUT_KEY
 from worker.core.state import PartitionState
 from worker.transport import processor as processor_module
@@ -207,3 +207,21 @@ def test_closing_withdraws_what_was_not_committed(notes: Notes) -> None:
     processor.apply(delivery(0, 0, 1)).result(WAIT_S)
     processor.close()
     assert notes.calls[-1] == ("abort",)
+
+
+def test_what_is_told_once_a_commit_goes_where_its_key_says_and_with_that_commit(
+    notes: Notes,
+) -> None:
+    application = OneOutputEach()
+    destinations = Destinations("events", "changelog", {"anomalies": ("anomalies", 7)})
+    processor = Processor(application, destinations, notes, notes)
+    processor.join(notes)
+    application.summary = [Record("anomalies", b"fleet", b"{}", gathered=True)]
+    for partition in (1, 2):
+        own(processor, partition)
+        processor.apply(delivery(partition, 0, 1)).result(WAIT_S)
+    processor.commit().result(WAIT_S)
+    processor.close()
+    told = [call for call in notes.calls if call[0] == "publish" and call[3] == b"fleet"]
+    assert told == [("publish", "anomalies", partition_of(b"fleet", 7), b"fleet")] * 2
+    assert notes.calls.index(told[0]) < notes.calls.index(("commit", {1: 1, 2: 1}))
