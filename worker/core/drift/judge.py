@@ -249,7 +249,7 @@ class _Window:
         The mean of m independent values of excess kurtosis k has kurtosis k / m, as Student's t
         with 4 + 6 m / k degrees of freedom; and the variance of M such values of the reference is
         worth 2 M / (2 + k). Rows that follow each other are alike in location longest, so m and M
-        are those of the location, and k is taken twice (simulated for AR(1) of phi 0 to 0.99).
+        are those of the location, and k is taken twice to be on the safe side.
 
         Args:
             window, whole: variance (N,) of the contrasts' means over the window and the reference.
@@ -634,7 +634,7 @@ class _Distances:
         psi_chance = special.chdtrc(POOLED_CELLS - 1, rows * psi)
         js_chance = special.chdtrc(POOLED_CELLS - 1, rows * js**2 * 8.0 * math.log(2.0))
         score = self.score()
-        w_chance = _wasserstein_chance(score, rows)
+        w_chance = wasserstein_chance(score, rows)
         root = np.sqrt(rows)
         units = self._reference.units
         return [
@@ -662,13 +662,14 @@ def _told(
     return Test(name, float(value), float(p), float(effect), unit, float(rows), float(least), False)
 
 
-def _wasserstein_chance(score: Floats, rows: Floats) -> Floats:
+def wasserstein_chance(score: Floats, rows: Floats) -> Floats:
     """Chance of a normalised distance, as a gamma distribution.
 
-    Of n normal rows against a known normal distribution, ``sqrt(n) W`` has mean 0.80 and
-    standard deviation 0.42 (simulated; bound checked in the tests).
+    Of n normal rows against a known normal distribution, ``sqrt(n) W`` has mean 1.27 and
+    standard deviation 0.44 (4,000 simulated samples of 500 and of 2,000 rows). The gamma
+    distribution of these moments has its 99 % quantile at 2.5, the samples had it at 2.6.
     """
-    shape, mean = (0.80 / 0.42) ** 2, 0.80
+    shape, mean = (1.27 / 0.44) ** 2, 1.27
     chance: Floats = special.gammaincc(shape, score * np.sqrt(rows) * shape / mean)
     return chance
 
