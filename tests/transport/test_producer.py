@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -42,8 +42,10 @@ class Cluster:
         self.consumers: list[Consumer] = []
         create_topics(self.brokers, self.source, self.target, partitions=2)
 
-    def publisher(self, transactional: bool = True) -> Publisher:
-        config = {"bootstrap.servers": self.brokers}
+    def publisher(
+        self, transactional: bool = True, more: Mapping[str, str | int] | None = None
+    ) -> Publisher:
+        config: dict[str, Any] = {"bootstrap.servers": self.brokers, **(more or {})}
         if transactional:
             config["transactional.id"] = self.instance
         publisher = Publisher(lambda: LibrdkafkaProducer(config, logger=QUIET), transactional)
@@ -130,6 +132,22 @@ def test_an_instance_that_was_replaced_can_commit_nothing(cluster: Cluster) -> N
     successor.commit(member, [TopicPartition(cluster.source, 0, 2)])
     assert cluster.values() == [b"new"]
     assert cluster.committed() == {0: 2, 1: -1}
+
+
+def test_a_replaced_instance_whose_records_were_not_delivered_learns_it_too(
+    cluster: Cluster,
+) -> None:
+    replaced = cluster.publisher(more={"topic.metadata.propagation.max.ms": 100})
+    member = cluster.member()
+    replaced.publish(unique("nowhere"), 0, b"k", b"never delivered")
+    deadline_s = time.monotonic() + WAIT_S
+    while replaced._failure is None:
+        assert time.monotonic() < deadline_s
+        replaced._client.poll(0.1)
+    cluster.publisher()
+    with pytest.raises(FencedError, match="another worker has taken over"):
+        replaced.commit(member, [TopicPartition(cluster.source, 0, 1)])
+    assert cluster.committed() == {0: -1, 1: -1}
 
 
 def test_a_replaced_instance_learns_it_while_publishing_too(cluster: Cluster) -> None:
