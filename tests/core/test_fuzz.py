@@ -36,7 +36,7 @@ PIPELINE = make_pipeline(SPEC)
 PAYLOADS = 100_000
 START_MS = START_US // 1000
 
-TESTED_ELSEWHERE = {"too-large", "too-many-machines"}
+TESTED_ELSEWHERE = {"too-large", "too-many-machines", "invalid-partial"}
 NOTICES = [
     "null", "[]", "{}", '{"from": 5}', '{"from": 5, "until": 4}', '{"from": 5, "until": 5}',
     *(f'{{"from": {START_US + k}, "until": {START_US + 2 * k}, "relearn": true}}'

@@ -14,8 +14,8 @@ from worker.core.messages import DEAD_LETTER_REASONS, MAX_EVENT_BYTES
 from worker.models.bundle import Bundle
 
 PAYLOADS = 20_000
-LIMITED = {"too-many-machines", "too-many-windows"}
-"""The reasons that no payload alone can have."""
+LIMITED = {"too-many-machines", "too-many-windows", "invalid-partial"}
+"""The reasons that no event alone can have."""
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def pair(kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     )
     app = SimpleNamespace(conf=SimpleNamespace(broker=None))
     transport = Transport(
-        app, settings, OnlyRestores(), Destinations(group.source, "", {}), Metrics()
+        app, settings, OnlyRestores(), Destinations(group.source, changelog, {}), Metrics()
     )
     standbys = transport.make_standbys(lambda _: Follower(StateReader(SPEC)), list)
     assert standbys is not None

@@ -97,6 +97,8 @@ FIXES: dict[DeadLetterReason | Literal["late", "unreadable"], str] = {
     "been built anew meanwhile.",
     "unreadable": "Find out who writes to this topic besides the workers; letters of a newer "
     "version are read by that version's command.",
+    "invalid-partial": "Let only workers of this app_id write to its topic of drift partials, and "
+    "run one version everywhere. There is nothing to replay: it was no event.",
 }
 
 
