@@ -37,7 +37,7 @@ from worker.transport.restore import Follower
 
 STREAMS = {stream: f"topics.{stream.replace('-', '_')}" for stream in get_args(Stream)}
 """The pipeline's streams, and the settings that name their topics."""
-EVERY_EVENT, MANY_EVENTS = 0.999, 0.7
+EVERY_EVENT, MANY_EVENTS = 0.999, 0.9
 """Thresholds, and how many simulated events are anomalies by them."""
 MAX_EXAMPLES = 5
 

@@ -49,7 +49,7 @@ LAYOUT = Layout(
 """How scored rows are counted for drift; of one group, so that one panel of numbers tells all."""
 LIMITS = StateLimits(retention_us=6 * 60_000_000, max_machines=4)
 START_US = (EPOCH_MS - 3_600_000) * 1000
-THRESHOLD = 0.8
+THRESHOLD = 0.2
 """So high that many events are anomalies."""
 RULES = EpisodeRules(merge_gap_us=20_000_000, cool_down_us=20_000_000, minimum_us=0)
 """So short that episodes open and close within the few events of a seed."""
@@ -77,7 +77,7 @@ def make_pipeline() -> Pipeline:
             machine_ids=("another",),
             starts=np.array([0, rows]),
             times_us=START_US + np.arange(rows) * 15_000_000,
-            values=np.random.default_rng(1).uniform(20.0, 80.0, (rows, channels)),
+            values=np.random.default_rng(1).uniform(45.0, 55.0, (rows, channels)),
             impossible=np.zeros((rows, channels), np.bool_),
             categories={},
             rows=np.arange(rows),

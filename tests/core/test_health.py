@@ -105,8 +105,9 @@ def run(
     clock_us = 0
     for start, end in pairwise(edges):
         part = events.take(slice(start, end))
-        masked, told = health.check(table, clock_us, *part)
-        clock_us = max(clock_us, int(part.times_us.max()))
+        clocks_us = np.maximum.accumulate(np.maximum(part.times_us, clock_us))
+        masked, told = health.check(table, clocks_us, *part)
+        clock_us = int(clocks_us[-1])
         usable.append(masked)
         transitions += [t._replace(row=t.row + start) for t in told]
     return Run(np.concatenate(usable), transitions, table)

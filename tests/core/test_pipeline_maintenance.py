@@ -186,3 +186,13 @@ def test_a_machine_that_is_forgotten_closes_its_episode_at_its_newest_event() ->
     assert [e["machine_id"] for e in closed] == sorted(e["machine_id"] for e in closed)
     assert {e["close_reason"] for e in closed} == {"forgotten"}
     assert {e["closed_at"] for e in closed} == {e["opened_at"] for e in closed}
+
+
+def test_the_clock_that_a_refused_event_moved_is_the_same_however_events_are_cut() -> None:
+    windows = [at(1, begin=k, until=k + 1) for k in (2, 10, 20, 30)]
+    refused = at(4, begin=40, until=50)
+    raws = [at(0, machine="m1"), *windows, refused, at(3, machine="m1")]
+    whole, single = PartitionState(SPEC), PartitionState(SPEC)
+    run(PIPELINE, whole, [chunk_of(raws)])
+    run(PIPELINE, single, [chunk_of([raw], first_offset=k) for k, raw in enumerate(raws)])
+    assert whole.snapshot() == single.snapshot()

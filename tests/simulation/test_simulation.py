@@ -45,12 +45,12 @@ def test_a_seed_is_the_same_run_every_time_and_in_every_process() -> None:
         (mutants.a_loss_is_ignored, 400),
         (mutants.what_was_seen_is_applied_again, 20),
         (mutants.restore_stops_a_row_early, 20),
-        (mutants.episodes_are_forgotten_at_a_take_over, 400),
+        (mutants.episodes_are_forgotten_at_a_take_over, 200),
         (mutants.partitions_are_given_back_without_a_commit, 60),
         (mutants.a_repeated_commit_forgets_its_records, 200),
         (mutants.after_a_failed_commit_work_goes_on, 100),
         (mutants.a_commit_without_an_answer_is_done_again, 200),
-        (mutants.partitions_without_an_owner_are_never_looked_for, 600),
+        (mutants.partitions_without_an_owner_are_never_looked_for, 200),
     ],
 )
 def test_a_defect_put_in_on_purpose_is_caught(

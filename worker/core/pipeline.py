@@ -160,13 +160,14 @@ class Pipeline:
         self._begin(state, machines)
         found = self._maintain(work, at, machines, part)
         maintained, relearn = found.maintained, found.relearn
+        clocks_us = np.maximum.accumulate(np.maximum(part.times_us, stretch.clock_us))
         if found.refused:
             kept = np.delete(np.arange(len(at)), found.refused)
             at, part, machines = at[kept], part.take(kept), machines[kept]
-            maintained, relearn = maintained[kept], relearn[kept]
+            maintained, relearn, clocks_us = maintained[kept], relearn[kept], clocks_us[kept]
         values, conditions = self.health.check(
             table,
-            stretch.clock_us,
+            clocks_us,
             machines,
             part.times_us,
             part.record_times_us,

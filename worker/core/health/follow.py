@@ -92,7 +92,7 @@ class Health:
     def check(
         self,
         table: MachineTable,
-        clock_us: int,
+        clocks_us: NDArray[np.int64],
         machines: NDArray[np.int64],
         times_us: NDArray[np.int64],
         record_times_us: NDArray[np.int64],
@@ -104,7 +104,8 @@ class Health:
         Args:
             table: of all the partition's machines, changed in place; also for machines without
                 an event in the call, whose transitions name them.
-            clock_us: the partition's clock before the first event.
+            clocks_us: (n,) the partition's clock at each event, which events that are not in
+                the call have moved too.
             machines: (n,) table row of each event's machine.
             times_us, record_times_us: (n,) event times, and when Kafka received the events;
                 equal where they were not received by Kafka.
@@ -118,7 +119,7 @@ class Health:
         """
         usable = np.empty_like(values)
         events, figures = kernel.check(  # type: ignore[call-arg]
-            clock_us,
+            clocks_us,
             machines,
             times_us,
             record_times_us,

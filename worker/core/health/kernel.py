@@ -298,14 +298,14 @@ def _change(  # type: ignore[no-untyped-def]
 
 @njit(
     "Tuple((i8[:, ::1], f8[::1]))"
-    "(i8, i8[::1], i8[::1], i8[::1], f8[:, ::1], b1[:, ::1], f8[:, ::1], i8, f8,"
+    "(i8[::1], i8[::1], i8[::1], i8[::1], f8[:, ::1], b1[:, ::1], f8[:, ::1], i8, f8,"
     "f4[:, :, ::1], u2[:, :, ::1], i8[:, ::1], u4[::1], f8[:, ::1], f4[:, ::1], u2[:, :, ::1],"
     "u1[:, :, ::1], i8[:, ::1], i8[:, ::1], f4[:, ::1], u1[:, ::1], f8[:, ::1])",
     cache=True,
     nogil=True,
 )
 def check(  # type: ignore[no-untyped-def]
-    clock_us,
+    clocks_us,
     machines,
     times_us,
     record_times_us,
@@ -331,7 +331,7 @@ def check(  # type: ignore[no-untyped-def]
     """Follow events in arrival order; see :meth:`worker.core.health.follow.Health.check`.
 
     Args:
-        clock_us: the partition's clock before the first event.
+        clocks_us: (n,) the partition's clock at each event.
         machines, times_us, record_times_us: (n,).
         values, impossible: (n, C).
         bounds: (C, 2) physical range of each channel; infinite where there is none.
@@ -354,7 +354,7 @@ def check(  # type: ignore[no-untyped-def]
         m = machines[i]
         t = times_us[i]
         p = profiles[m]
-        clock_us = max(clock_us, t)
+        clock_us = clocks_us[i]
         if clock_us > deadline_us:
             told = _notice_silent(told, i, clock_us, moments, paces, flags)
             deadline_us = _next_deadline(moments, flags)
