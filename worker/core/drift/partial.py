@@ -287,7 +287,8 @@ def merge(parts: Sequence[Partial], start_us: int, end_us: int) -> Partial:
     )
 
 
-def hash_of(name: bytes) -> int:
+@functools.lru_cache(1 << 16)
+def _hash_of(name: bytes) -> int:
     """The hash of a machine's name."""
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
 
@@ -550,8 +551,3 @@ class _Gathered:
             machine_rows=self.machine_rows,
             machine_sums=self.machine_sums,
         )
-
-
-@functools.lru_cache(1 << 16)
-def _hash_of(name: bytes) -> int:
-    return hash_of(name)
