@@ -115,6 +115,19 @@ def test_the_clock_is_compared_with_the_brokers_stamp(
     assert says in found.text
 
 
+def test_a_broker_too_slow_to_hand_events_over_is_not_taken_for_one_without_any(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(settings)
+    produce(settings.kafka.brokers, settings.topics.sensor_events, [NewRecord(b"{}", b"machine")])
+    _, metadata = connect(settings.kafka, TIMEOUT_S)
+    monkeypatch.setattr(doctor, "READ_TIMEOUT_S", 1e-6)
+    found = doctor.check_clock(settings, metadata)
+    assert found.status == "warn"
+    assert found.text.startswith("not checked")
+    assert "no sensor event" not in found.text
+
+
 def test_stamps_of_gateways_say_nothing_about_the_brokers_clock(settings: Settings) -> None:
     topic = settings.topics.sensor_events
     create_topics(settings.kafka.brokers, topic, config={"message.timestamp.type": "CreateTime"})
