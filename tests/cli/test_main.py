@@ -33,7 +33,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["--help"]) == 0
     shown = capsys.readouterr().out
     for module in main.COMMAND_MODULES:
-        assert module.rpartition(".")[2] in shown
+        # A module cannot be called "import".
+        assert module.rpartition(".")[2].removesuffix("ing") in shown
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

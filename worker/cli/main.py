@@ -27,6 +27,9 @@ COMMAND_MODULES = (
     "worker.cli.health",
     "worker.cli.simulate",
     "worker.cli.train",
+    "worker.cli.record",
+    "worker.cli.importing",
+    "worker.cli.replay",
     "worker.cli.backtest",
 )
 """Modules with ``register(app)``, in the order in which ``--help`` lists their commands."""

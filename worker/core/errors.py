@@ -9,6 +9,7 @@
     │   └── TopicError       a topic is missing or differs from its declaration
     ├── StateError           a changelog row or snapshot cannot be read back exactly
     ├── PartialError         a drift partial is damaged, or of another version or reference
+    ├── RecordingError       a recording cannot be read or written
     ├── GapError             records between state and input are missing; a new start mends it
     ├── FencedError          another worker has taken over; this one must stop
     └── StalledError         something in the worker stands still; it must be started anew
@@ -64,6 +65,12 @@ class PartialError(DriftDetectorError):
     """A drift partial cannot be used; the others can."""
 
     exit_code = 65
+
+
+class RecordingError(DriftDetectorError):
+    """A recording is damaged, or its folder cannot be written; what was finished is complete."""
+
+    exit_code = 74
 
 
 class GapError(DriftDetectorError):

@@ -90,12 +90,15 @@ class Cluster:
             )
         return sorted(self._metadata.topics[topic].partitions)
 
-    def ranges(self, topic: str, since_ms: int | None = None) -> dict[int, Range]:
+    def ranges(
+        self, topic: str, since_ms: int | None = None, until_ms: int | None = None
+    ) -> dict[int, Range]:
         """What a topic holds now, by partition; ends where the oldest open transaction begins.
 
         Args:
             topic: its name.
             since_ms: leave out what comes before the first record that is as new as this.
+            until_ms: leave out the first record that is as new as this, and what comes after it.
         """
         ends = self._offsets(topic, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         begins = self._offsets(topic, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
@@ -103,6 +106,9 @@ class Cluster:
             found = self._offsets(topic, OffsetSpec.for_timestamp(since_ms))
             # -1 where nothing is as new as that
             begins = {p: at if at >= 0 else ends[p] for p, at in found.items()}
+        if until_ms is not None:
+            found = self._offsets(topic, OffsetSpec.for_timestamp(until_ms))
+            ends = {p: min(at, ends[p]) if at >= 0 else ends[p] for p, at in found.items()}
         return {p: Range(min(begins[p], ends[p]), ends[p]) for p in ends}
 
     def written(self, topic: str) -> dict[int, Range]:
@@ -130,13 +136,13 @@ class Cluster:
         """
         positions = {p: span.begin for p, span in ranges.items() if span.begin < span.end}
         size = left = sum(ranges[p].end - at for p, at in positions.items())
-        consumer = self._consumer()
+        consumer = self.consumer()
         try:
-            with _explained(topic):
+            with explained(topic):
                 consumer.assign([TopicPartition(topic, p, at) for p, at in positions.items()])
             moved_s = time.monotonic()
             while positions:
-                with _explained(topic):
+                with explained(topic):
                     messages = consumer.consume(BATCH, 0.1)
                 records = list(_within(messages, ranges, positions))
                 before, left = left, sum(ranges[p].end - at for p, at in positions.items())
@@ -161,18 +167,18 @@ class Cluster:
         if not self.has(topic) or partition not in self.partitions(topic):
             return None
         if self._single is None:
-            self._single = self._consumer()
-        with _explained(topic):
+            self._single = self.consumer()
+        with explained(topic):
             self._single.assign([TopicPartition(topic, partition, offset)])
         moved_s = time.monotonic()
         while True:
-            with _explained(topic):
+            with explained(topic):
                 message = self._single.poll(0.1)
-            if message is not None and not _passes(message):
+            if message is not None and not passes(message):
                 # Out of range, the consumer goes on at the earliest record there is.
                 if message.error() is not None or message.offset() != offset:
                     return None
-                return _record(message)._replace(headers=_headers(message))
+                return _record(message)._replace(headers=headers_of(message))
             _check_moving(topic, moved_s)
 
     def __enter__(self) -> Self:
@@ -187,9 +193,17 @@ class Cluster:
         if self._single is not None:
             self._single.close()
 
-    def _consumer(self) -> Consumer:
+    def consumer(
+        self, name: str = "letters", differing: Mapping[str, Any] | None = None
+    ) -> Consumer:
+        """A consumer of committed records that is assigned by hand and commits nothing.
+
+        Args:
+            name: tells it from others in the broker's log.
+            differing: settings of librdkafka that are not the usual ones.
+        """
         extra = {
-            "group.id": f"{self.settings.worker.app_id}-letters",  # never joined
+            "group.id": f"{self.settings.worker.app_id}-{name}",  # never joined
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
             "auto.offset.reset": "earliest",
@@ -197,6 +211,7 @@ class Cluster:
             "fetch.wait.max.ms": 10,
             "fetch.queue.backoff.ms": 10,
             "queued.max.messages.kbytes": 32_768,
+            **(differing or {}),
         }
         tuned = {k: v for k, v in extra.items() if k not in self.settings.kafka.client}
         consumer: Consumer = create_client(Consumer, self.settings.kafka, tuned)
@@ -219,7 +234,7 @@ class Cluster:
                 for place, future in futures.items()
             }
 
-        with _explained(topic):
+        with explained(topic):
             return retried(ask, REQUEST_S)
 
 
@@ -228,7 +243,7 @@ def _within(
 ) -> Iterator[Record]:
     """The records in their ranges; moves positions past them, and drops those at their end."""
     for message in messages:
-        if _passes(message):
+        if passes(message):
             continue
         partition, offset = _place(message)
         if partition not in positions:
@@ -243,8 +258,12 @@ def _within(
             del positions[partition]
 
 
-def _passes(message: Message) -> bool:
-    """Whether a consumed message only reports an error that passes by itself."""
+def passes(message: Message) -> bool:
+    """Whether a consumed message only reports an error that passes by itself.
+
+    Raises:
+        BrokerError: it reports one that does not.
+    """
     error = message.error()
     if error is None or error.code() == KafkaError._PARTITION_EOF:
         return False
@@ -267,7 +286,8 @@ def _record(message: Message) -> Record:
     return Record(str(message.topic()), *_place(message), message.timestamp()[1], key, value)
 
 
-def _headers(message: Message) -> tuple[tuple[str, str | bytes | None], ...]:
+def headers_of(message: Message) -> tuple[tuple[str, str | bytes | None], ...]:
+    """The headers of a record, in their order."""
     headers = message.headers() or ()
     return tuple(headers.items() if isinstance(headers, dict) else headers)
 
@@ -281,7 +301,8 @@ def _check_moving(topic: str, moved_s: float) -> None:
 
 
 @contextmanager
-def _explained(topic: str) -> Iterator[None]:
+def explained(topic: str) -> Iterator[None]:
+    """Turn what librdkafka raises while a topic is read into a ``BrokerError``."""
     try:
         yield
     except KafkaException as error:

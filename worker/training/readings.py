@@ -257,8 +257,8 @@ def _files(path: Path, option: str) -> list[Path]:
     return files
 
 
-def load_columns(file: Path, known: Sequence[str], option: str) -> pl.DataFrame:
-    """Those columns of a CSV or Parquet file that are known, as they stand there.
+def load_columns(file: Path, known: Sequence[str] | None, option: str) -> pl.DataFrame:
+    """Those columns of a CSV or Parquet file that are known, as they stand there; None: all.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -266,7 +266,8 @@ def load_columns(file: Path, known: Sequence[str], option: str) -> pl.DataFrame:
     try:
         if file.name.lower().endswith(".parquet"):
             schema = pl.read_parquet_schema(file)
-            return pl.read_parquet(file, columns=[name for name in schema if name in known])
+            columns = [name for name in schema if known is None or name in known]
+            return pl.read_parquet(file, columns=columns)
         header = _header(file)
         separator = max(",;\t|", key=header.count)
         # All as text: what a column holds must not depend on what its first rows look like.
@@ -282,7 +283,7 @@ def load_columns(file: Path, known: Sequence[str], option: str) -> pl.DataFrame:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise ConfigError(f"{option}: {file} is not a valid {kind} file: {reason}.") from error
     frame = frame.rename(str.strip)
-    return frame.select(name for name in frame.columns if name in known)
+    return frame.select(name for name in frame.columns if known is None or name in known)
 
 
 def _header(file: Path) -> str:

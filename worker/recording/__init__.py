@@ -1,0 +1,1 @@
+"""Recordings: what Kafka topics held, as Parquet files, and back again."""

@@ -1,0 +1,186 @@
+"""A recorded topic: a folder of Parquet files, each a stretch of one partition.
+
+Owns the layout on disk and what makes it safe: a file appears whole or not at all, its name says
+which offsets it covers, and what is covered is all that a resumed recording has to know. ::
+
+    OUT/topic=sensor-events/date=2026-01-31/00003-000000000000012345-000000000000013000.parquet
+                                            partition, first offset, offset to go on from
+
+A file covers every offset from the first to the last one of its name. Not each has a record:
+transactions leave marks, and compaction leaves holes. Records stand in the order of offsets.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worker.core.errors import RecordingError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("partition", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("timestamp", pa.timestamp("ms", "UTC")),
+        pa.field("timestamp_type", pa.dictionary(pa.int8(), pa.string())),
+        pa.field("key", pa.binary()),
+        pa.field("value", pa.binary()),
+        pa.field(
+            "headers",
+            pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("value", pa.binary())])),
+        ),
+    ]
+)
+"""Columns of a recording; ``timestamp_type`` is "create", "append" or null."""
+LOCK = ".recording.lock"
+UNFINISHED = ".unfinished"
+_FOLDER = re.compile(r"topic=(?P<topic>[A-Za-z0-9._-]{1,249})")
+_FILE = re.compile(r"(?P<partition>\d{5,})-(?P<begin>\d{18,})-(?P<end>\d{18,})\.parquet")
+
+Columns = dict[str, list[Any]]
+
+
+class Segment(NamedTuple):
+    """One file: the offsets ``begin`` to ``end`` (exclusive) of a partition."""
+
+    partition: int
+    begin: int
+    end: int
+    path: Path
+
+
+class Gap(NamedTuple):
+    """Offsets ``begin`` to ``end`` (exclusive) of a partition that were never recorded."""
+
+    partition: int
+    begin: int
+    end: int
+
+
+def recorded_topics(root: Path) -> list[str]:
+    """The topics that a recording has, in alphabetical order."""
+    if not root.is_dir():
+        return []
+    found = (_FOLDER.fullmatch(entry.name) for entry in root.iterdir() if entry.is_dir())
+    return sorted(match["topic"] for match in found if match)
+
+
+def segments_of(root: Path, topic: str) -> list[Segment]:
+    """The files of a topic, by partition and offset.
+
+    Raises:
+        RecordingError: two of them cover the same offsets.
+    """
+    found = []
+    for path in folder_of(root, topic).glob("date=*/*.parquet"):
+        match = _FILE.fullmatch(path.name)
+        if match:
+            found.append(
+                Segment(int(match["partition"]), int(match["begin"]), int(match["end"]), path)
+            )
+    found.sort()
+    for before, after in pairwise(found):
+        if before.partition == after.partition and after.begin < before.end:
+            raise RecordingError(
+                f"{before.path.name} and {after.path.name} in {root} cover the same offsets; they "
+                "are of different recordings, so move one of them elsewhere."
+            )
+    return found
+
+
+def positions(segments: Iterable[Segment]) -> dict[int, int]:
+    """Where recording each partition goes on."""
+    return {segment.partition: segment.end for segment in segments}
+
+
+def gaps(segments: Iterable[Segment]) -> list[Gap]:
+    """What lies between segments."""
+    found: list[Gap] = []
+    ends: dict[int, int] = {}
+    for segment in segments:
+        end = ends.get(segment.partition, segment.begin)
+        if segment.begin > end:
+            found.append(Gap(segment.partition, end, segment.begin))
+        ends[segment.partition] = segment.end
+    return found
+
+
+class Lock:
+    """Keeps a second process from recording into the same folder; a context manager.
+
+    What an earlier process left unfinished is removed: it is in Kafka still.
+
+    Raises:
+        RecordingError: somebody records into the folder, or it cannot be written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._file = (root / LOCK).open("ab")
+        except OSError as error:
+            raise unwritable(root, error) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise RecordingError(
+                f"{root}: another process is recording into this folder; wait for it to end, or "
+                "give another folder."
+            ) from error
+        for path in root.glob(f"topic=*/date=*/*{UNFINISHED}"):
+            path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def read_batches(segments: Iterable[Segment], rows: int) -> Iterator[pa.RecordBatch]:
+    """The records of files, in their order, so many at a time.
+
+    Raises:
+        RecordingError: a file is damaged or no recording.
+    """
+    for segment in segments:
+        try:
+            with pq.ParquetFile(segment.path) as file:
+                if file.schema_arrow.names != SCHEMA.names:
+                    raise RecordingError(
+                        f"{segment.path} has other columns than a recording; leave only what "
+                        "driftdetector record wrote in this folder."
+                    )
+                yield from file.iter_batches(rows)
+        except (OSError, pa.ArrowException) as error:
+            raise RecordingError(
+                f"{segment.path} cannot be read: {_first_line(error)}; restore it, or remove it "
+                "and record its offsets again."
+            ) from error
+
+
+def unwritable(root: Path, error: OSError) -> RecordingError:
+    """What to say when a recording cannot be written."""
+    reason = os.strerror(error.errno) if error.errno else _first_line(error)
+    return RecordingError(
+        f"{root} cannot be written: {reason}; what was finished is complete, so mend that and run "
+        "the same command again."
+    )
+
+
+def folder_of(root: Path, topic: str) -> Path:
+    """Where a topic's files are."""
+    return root / f"topic={topic}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
