@@ -6,7 +6,10 @@ reference    what was usual in training, frozen
 contrasts    what a change looks like
 calibration  how far means stray without drift
 statistics   distances that people know
-judge        one window: tests, votes, words
+comparison   a window beside the reference
+distances    what people know, told of each column
+joint        columns together, categories, alarms
+judge        one window: votes, words
 windows      tumbling windows of partials
 episodes     events that open and close once
 history      since when

@@ -15,9 +15,10 @@ import numpy as np
 
 from worker.core.channels import US_PER_S
 from worker.core.drift import advice
+from worker.core.drift.comparison import Base
 from worker.core.drift.episodes import Change, Episode, shown_by
 from worker.core.drift.history import History
-from worker.core.drift.judge import Base, Finding, judge
+from worker.core.drift.judge import Finding, judge
 from worker.core.drift.outputs import (
     CloseReason,
     DriftEvent,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from worker.core.drift.judge import wasserstein_chance
+from worker.core.drift.distances import wasserstein_chance
 
 
 @pytest.mark.parametrize("rows", [100, 800])
