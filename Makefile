@@ -125,6 +125,10 @@ fuzz: $(STAMP_DEV) kafka-jars ## Feed a worker a million hostile payloads and ac
 soak: $(STAMP_DEV) kafka-jars ## Watch the worker's memory over 20 million events; writes build/soak.json (ARGS="--events 1000000")
 	@exec $(BIN)/python -m load.soak $(ARGS)
 
+.PHONY: equality
+equality: $(STAMP_DEV) kafka-jars ## Compare a backtest with what a worker published, 2 million events; writes build/equality.json
+	@exec $(BIN)/python -m load.equality $(ARGS)
+
 .PHONY: bench-takeover
 bench-takeover: $(STAMP_DEV) kafka-jars ## Measure how long a lost worker's partitions wait, with and without standby copies
 	@exec $(BIN)/python -m load.takeover $(ARGS)

@@ -20,7 +20,6 @@ import numpy as np
 
 from load.records import iterate_topic
 from load.worker_process import load
-from worker.app import create_pipeline, state_limits
 from worker.assets import asset_dir
 from worker.core.changelog import StateReader
 from worker.core.events import Chunk
@@ -31,6 +30,7 @@ from worker.core.state import PartitionState
 from worker.metrics import Metrics
 from worker.models.bundle import Bundle, load_bundle
 from worker.models.manifest import BASELINES_NAME, MANIFEST_NAME, MODEL_NAME, REFERENCE_NAME
+from worker.pipelines import create_pipeline, state_limits
 from worker.transport.driver import Transport
 from worker.transport.processor import Destinations
 from worker.transport.restore import Follower

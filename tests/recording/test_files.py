@@ -10,16 +10,15 @@ import pytest
 
 from worker.core.errors import RecordingError
 from worker.recording.files import (
-    Columns,
     Gap,
     Lock,
     Segment,
     gaps,
     positions,
-    read_batches,
     recorded_topics,
     segments_of,
 )
+from worker.recording.parquet import Columns, read_batches
 from worker.recording.writing import Writer
 
 TOPIC = "events"

@@ -16,7 +16,8 @@ from confluent_kafka.admin import AdminClient
 from load.local_kafka import LocalKafka
 from tests.support.kafka import QUIET, NewRecord, create_topics, produce, read_topic, unique
 from worker.cli.main import run
-from worker.recording.files import gaps, read_batches, segments_of
+from worker.recording.files import gaps, segments_of
+from worker.recording.parquet import read_batches
 
 KILLS = 10
 RECORDS = 120_000

@@ -27,6 +27,7 @@ class Pumps:
     """A bundle, and the readings of the days after its training."""
 
     bundle: Bundle
+    path: Path
     frame: pl.DataFrame
 
 
@@ -47,7 +48,7 @@ def pumps(tmp_path_factory: pytest.TempPathFactory) -> Pumps:
     out = tmp_path_factory.mktemp("models") / "pump"
     path = train(spec, readings, out, training_date="2026-01-31").path
     frame = frame_of(spec, simulator, split_us + TEST_DAYS * DAY_US)
-    return Pumps(load_bundle(path, path), frame)
+    return Pumps(load_bundle(path, path), path, frame)
 
 
 def frame_of(spec: ChannelSpec, simulator: Simulator, until_us: int) -> pl.DataFrame:

@@ -11,7 +11,8 @@ from worker.cli.main import run
 from worker.core.channels import parse_spec
 from worker.core.errors import ConfigError
 from worker.core.events import Chunk, EventDecoder
-from worker.recording.files import read_batches, segments_of
+from worker.recording.files import segments_of
+from worker.recording.parquet import read_batches
 from worker.replay.importing import Fields, import_files
 
 ROOT = Path(__file__).parents[2]

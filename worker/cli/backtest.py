@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +15,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from worker.assets import asset_dir
+from worker.cli.context import context_of
+from worker.cli.replay import topic_of
 from worker.core.errors import ConfigError
+from worker.recording.files import recorded_topics
 
 if TYPE_CHECKING:
     from worker.replay.backtest import Backtest
+    from worker.replay.recorded import Result
+    from worker.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -25,44 +32,112 @@ def register(app: typer.Typer) -> None:
 
 
 def backtest_command(
-    data: Annotated[Path, typer.Option(help="CSV or Parquet file, or a folder of them.")],
+    context: typer.Context,
+    data: Annotated[
+        Path, typer.Option(help="CSV or Parquet file, a folder of them, or a recording.")
+    ],
     model: Annotated[str, typer.Option(help="Bundle: name, name/version, or its folder.")],
     out: Annotated[Path, typer.Option(help="Folder for scores, episodes, health and summary.")],
     warm_up: Annotated[
         Path | None, typer.Option(help="Readings from before, for the state to begin with.")
     ] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Of a recording. Default: the only one there is.")
+    ] = None,
+    messages: Annotated[
+        bool,
+        typer.Option(
+            "--messages", help="Of a recording: also keep what a worker would have published."
+        ),
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Of a recording: processes. Default: all cores.")
+    ] = None,
 ) -> None:
-    """Score recorded readings as the worker would have; write the answers as tables."""
-    # Imported here: polars is an extra of the installation.
-    try:
-        from worker.replay.backtest import backtest
-        from worker.training.readings import read_recording
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"a backtest needs the package {error.name}; install driftdetector[train]."
-        ) from error
-    from worker.models.bundle import load_bundle
+    """Score recorded readings as the worker would have; write the answers as tables.
 
-    bundle = load_bundle(model, asset_dir("models"), threads=os.cpu_count() or 1)
+    A recording goes through the worker's own step, record by record, with a worker's settings.
+    """
+    topics = recorded_topics(data)
+    if topics and warm_up is not None:
+        raise ConfigError("--warm-up: a recording begins with fresh state; leave it out.")
+    if not topics and (topic is not None or messages):
+        raise ConfigError(f"--data: {data} is no recording, so it has no topic and no messages.")
     _prepare(out)
     errors = Console(stderr=True)
-    with Progress(console=errors, transient=True) as progress:
-        task = progress.add_task("reading", total=None)
-        recording = read_recording(data, bundle.spec)
-        before = read_recording(warm_up, bundle.spec, "--warm-up") if warm_up else None
-        progress.update(task, description=f"scoring with {bundle.model_version}", total=1.0)
-        result = backtest(
-            bundle,
-            recording,
-            warm_up=before,
-            on_progress=lambda share: progress.update(task, completed=share),
-        )
+    result: Backtest | Result
+    with Progress(console=errors, transient=True) as progress, _extras():
+        if topics:
+            settings = context_of(context).settings()
+            published = out / "messages" if messages else None
+            source = (data, topic_of(data, topic), model, settings, published)
+            result = _of_recording(source, out, jobs or os.cpu_count() or 1, progress)
+        else:
+            result = _of_table(data, model, warm_up, out, progress)
     for note in result.summary["notes"]:
         errors.print(f"note: {note}", highlight=False, markup=False)
-    _write(result, out)
     console = Console()
     console.print(_table(result.summary))
     console.print(str(out), soft_wrap=True, highlight=False, markup=False)
+
+
+@contextmanager
+def _extras() -> Iterator[None]:
+    """Say which extra of the installation is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = "record,train" if error.name == "pyarrow" else "train"
+        raise ConfigError(
+            f"a backtest needs the package {error.name}; install driftdetector[{extra}]."
+        ) from error
+
+
+def _of_table(
+    data: Path, model: str, warm_up: Path | None, out: Path, progress: Progress
+) -> Backtest:
+    from worker.models.bundle import load_bundle
+    from worker.replay.backtest import backtest
+    from worker.training.readings import read_recording
+
+    bundle = load_bundle(model, asset_dir("models"), threads=os.cpu_count() or 1)
+    task = progress.add_task("reading", total=None)
+    recording = read_recording(data, bundle.spec)
+    before = read_recording(warm_up, bundle.spec, "--warm-up") if warm_up else None
+    progress.update(task, description=f"scoring with {bundle.model_version}", total=1.0)
+    result = backtest(
+        bundle,
+        recording,
+        warm_up=before,
+        on_progress=lambda share: progress.update(task, completed=share),
+    )
+    with _writing(out):
+        result.scores.write_parquet(out / "scores.parquet")
+        _write(result, out)
+    return result
+
+
+def _of_recording(
+    source: tuple[Path, str, str, Settings, Path | None],
+    out: Path,
+    jobs: int,
+    progress: Progress,
+) -> Result:
+    from worker.replay.recorded import Source, backtest_recording
+
+    published = source[-1]
+    if published is not None and published.exists():
+        raise ConfigError(f"--out: {published} is there already; give another folder.")
+    task = progress.add_task(f"scoring with {source[2]}", total=None)
+    with _writing(out):
+        result = backtest_recording(
+            Source(*source),
+            out / "scores.parquet",
+            jobs,
+            lambda done, size: progress.update(task, completed=done, total=size),
+        )
+        _write(result, out)
+    return result
 
 
 def _prepare(out: Path) -> None:
@@ -74,16 +149,22 @@ def _prepare(out: Path) -> None:
         ) from error
 
 
-def _write(result: Backtest, out: Path) -> None:
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
     try:
-        for name in ("scores", "episodes", "health"):
-            getattr(result, name).write_parquet(out / f"{name}.parquet")
-        text = json.dumps(result.summary, indent=2, ensure_ascii=False)
-        (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+        yield
     except OSError as error:
         raise ConfigError(
             f"--out: {out} cannot be written: {error.strerror or error}; give another folder."
         ) from error
+
+
+def _write(result: Backtest | Result, out: Path) -> None:
+    """Write all but the scores."""
+    for name in ("episodes", "health"):
+        getattr(result, name).write_parquet(out / f"{name}.parquet")
+    text = json.dumps(result.summary, indent=2, ensure_ascii=False)
+    (out / "summary.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _table(summary: dict[str, Any]) -> Table:

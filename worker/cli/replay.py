@@ -16,6 +16,7 @@ import typer
 from worker.cli.context import context_of
 from worker.cli.signals import stop_flag
 from worker.core.errors import ConfigError
+from worker.recording.files import recorded_topics
 
 if TYPE_CHECKING:
     from worker.recording.pace import Gate
@@ -76,7 +77,7 @@ def replay_command(
         None if not machine else frozenset(name.encode() for name in machine),
     )
     pace = Pace(parse_speed(speed), 0 if shift is None else parse_shift_ms(shift), loops)
-    name = _topic(recording, topic)
+    name = topic_of(recording, topic)
     gate = Gate()
     settings = context_of(context).settings()
     with (
@@ -91,9 +92,12 @@ def replay_command(
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def _topic(root: Path, wanted: str | None) -> str:
-    from worker.recording.files import recorded_topics
+def topic_of(root: Path, wanted: str | None) -> str:
+    """The recorded topic that is meant.
 
+    Raises:
+        ConfigError: it is not there, or there are several.
+    """
     found = recorded_topics(root)
     if not found:
         raise ConfigError(

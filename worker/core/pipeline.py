@@ -80,18 +80,20 @@ class Pipeline:
         self.planned = planned
         self.decoder = EventDecoder(self.spec)
 
-    def step(self, state: PartitionState, chunk: Chunk) -> Outputs:
+    def step(self, state: PartitionState, chunk: Chunk, *, tells_anomalies: bool = True) -> Outputs:
         """Apply the records of ``chunk`` that ``state`` has not seen yet.
 
         Args:
             state: the partition's state, changed in place.
             chunk: records of that partition, in offset order.
+            tells_anomalies: whether there is a message for each anomalous reading; its score
+                is there in any case.
         """
         chunk = chunk.since(state.next_offset)
         if not len(chunk):
             return Outputs()
         readings, rejects = self.decoder.decode(chunk)
-        return self._apply_all(state, chunk, readings, rejects, tells_anomalies=True)
+        return self._apply_all(state, chunk, readings, rejects, tells_anomalies=tells_anomalies)
 
     def apply(self, state: PartitionState, chunk: Chunk, readings: Readings) -> Outputs:
         """Apply readings of a table, which need no decoding; see :meth:`step`.

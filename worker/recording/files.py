@@ -15,37 +15,17 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Self
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import NamedTuple, Self
 
 from worker.core.errors import RecordingError
 
-SCHEMA = pa.schema(
-    [
-        pa.field("partition", pa.int32(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),
-        pa.field("timestamp", pa.timestamp("ms", "UTC")),
-        pa.field("timestamp_type", pa.dictionary(pa.int8(), pa.string())),
-        pa.field("key", pa.binary()),
-        pa.field("value", pa.binary()),
-        pa.field(
-            "headers",
-            pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("value", pa.binary())])),
-        ),
-    ]
-)
-"""Columns of a recording; ``timestamp_type`` is "create", "append" or null."""
 LOCK = ".recording.lock"
 UNFINISHED = ".unfinished"
 _FOLDER = re.compile(r"topic=(?P<topic>[A-Za-z0-9._-]{1,249})")
 _FILE = re.compile(r"(?P<partition>\d{5,})-(?P<begin>\d{18,})-(?P<end>\d{18,})\.parquet")
-
-Columns = dict[str, list[Any]]
 
 
 class Segment(NamedTuple):
@@ -146,31 +126,9 @@ class Lock:
         self._file.close()
 
 
-def read_batches(segments: Iterable[Segment], rows: int) -> Iterator[pa.RecordBatch]:
-    """The records of files, in their order, so many at a time.
-
-    Raises:
-        RecordingError: a file is damaged or no recording.
-    """
-    for segment in segments:
-        try:
-            with pq.ParquetFile(segment.path) as file:
-                if file.schema_arrow.names != SCHEMA.names:
-                    raise RecordingError(
-                        f"{segment.path} has other columns than a recording; leave only what "
-                        "driftdetector record wrote in this folder."
-                    )
-                yield from file.iter_batches(rows)
-        except (OSError, pa.ArrowException) as error:
-            raise RecordingError(
-                f"{segment.path} cannot be read: {_first_line(error)}; restore it, or remove it "
-                "and record its offsets again."
-            ) from error
-
-
 def unwritable(root: Path, error: OSError) -> RecordingError:
     """What to say when a recording cannot be written."""
-    reason = os.strerror(error.errno) if error.errno else _first_line(error)
+    reason = os.strerror(error.errno) if error.errno else first_line(error)
     return RecordingError(
         f"{root} cannot be written: {reason}; what was finished is complete, so mend that and run "
         "the same command again."
@@ -182,5 +140,6 @@ def folder_of(root: Path, topic: str) -> Path:
     return root / f"topic={topic}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without what follows."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

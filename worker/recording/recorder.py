@@ -25,14 +25,14 @@ from confluent_kafka import (
 from worker.core.errors import RecordingError
 from worker.letters.records import STALLED_AFTER_S, Cluster, Range, explained, headers_of, passes
 from worker.recording.files import (
-    Columns,
     Gap,
     Segment,
     positions,
     segments_of,
     unwritable,
 )
-from worker.recording.writing import FIELDS, PartitionWriter
+from worker.recording.parquet import FIELDS, Columns
+from worker.recording.writing import PartitionWriter
 
 BATCH = 5_000
 GROUP_ROWS = 50_000

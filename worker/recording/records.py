@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from worker.recording.files import Segment, read_batches
+from worker.recording.files import Segment
+from worker.recording.parquet import read_batches
 
 BATCH_ROWS = 2_000
 

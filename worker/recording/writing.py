@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worker.recording.files import SCHEMA, UNFINISHED, Columns, Segment, folder_of
+from worker.recording.files import UNFINISHED, Segment, folder_of
+from worker.recording.parquet import SCHEMA, Columns
 
 DAY_MS = 86_400_000
-FIELDS = tuple(name for name in SCHEMA.names if name != "partition")
 
 
 class PartitionWriter:
@@ -42,7 +42,7 @@ class PartitionWriter:
         """Append records that follow.
 
         Args:
-            columns: a list for each of :data:`FIELDS`, as long as there are records.
+            columns: see :data:`worker.recording.parquet.Columns`.
             end: offset to go on from.
 
         Raises:

@@ -7,7 +7,7 @@ with nothing known of what comes later. How its answers become tables is in ``ta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -96,13 +96,16 @@ def backtest(
         "model": bundle.model_version,
         "data": recording.source,
         "warm_up": None if warm_up is None else warm_up.source,
-        "notes": [*readings.notes, *_differences(bundle, readings)],
+        "notes": [
+            *readings.notes,
+            *differences(bundle, readings.machine_ids, interval_us(readings)),
+        ],
         "rows": len(scores),
         "scored": scored,
         "not_scored": len(scores) - scored,
         "machines": len(readings.machine_ids),
-        "start": _text(times.min()),
-        "end": _text(times.max()),
+        "start": text_of(times.min()),
+        "end": text_of(times.max()),
         "anomalies": answers.anomalies,
         "anomaly_share": answers.anomalies / max(scored, 1),
         "machine_days": days,
@@ -118,20 +121,25 @@ def backtest(
     return Backtest(scores, episodes, health, summary)
 
 
-def _differences(bundle: Bundle, readings: MachineReadings) -> list[str]:
-    """In what readings differ from those of the training, a sentence each."""
+def differences(bundle: Bundle, machine_ids: Iterable[str], interval_us: float | None) -> list[str]:
+    """In what readings differ from those of the training, a sentence each.
+
+    Args:
+        interval_us: usual time between two readings of a machine; None: no machine has two.
+    """
     notes = []
     known = set(bundle.baselines.machine_ids.tolist())
-    new = sum(machine_id not in known for machine_id in readings.machine_ids)
+    new = sum(machine_id not in known for machine_id in machine_ids)
     if new:
         notes.append(
             f"machines that training did not have, which learn their own level first: {new:,}"
         )
-    then_s, now_us = bundle.manifest.training.interval_s, interval_us(readings)
-    if now_us is not None and not 1 / OTHER_RATE <= now_us / US_PER_S / then_s <= OTHER_RATE:
+    then_us = bundle.manifest.training.interval_s * US_PER_S
+    if interval_us is not None and not 1 / OTHER_RATE <= interval_us / then_us <= OTHER_RATE:
+        then_s = then_us / US_PER_S
         notes.append(
-            f"a reading comes each {now_us / US_PER_S:g} s, in training each {then_s:g} s: what is "
-            "unusual depends on that, so train on readings of this rate"
+            f"a reading comes each {interval_us / US_PER_S:g} s, in training each {then_s:g} s: "
+            "what is unusual depends on that, so train on readings of this rate"
         )
     return notes
 
@@ -219,6 +227,6 @@ def machine_days(readings: MachineReadings) -> float:
     return days
 
 
-def _text(moment: Any) -> str | None:
+def text_of(moment: Any) -> str | None:
     """RFC 3339, as everywhere."""
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")

@@ -18,7 +18,8 @@ from polars.exceptions import PolarsError
 
 from worker.core.errors import ConfigError
 from worker.core.outgoing import partition_of
-from worker.recording.files import Columns, Segment, segments_of, unwritable
+from worker.recording.files import Segment, segments_of, unwritable
+from worker.recording.parquet import Columns
 from worker.recording.writing import PartitionWriter
 from worker.training.columns import ColumnError, names, numbers, times_us
 from worker.training.readings import KEYS, load_columns

@@ -48,24 +48,65 @@ HEALTH: dict[str, Any] = {
 }
 
 
+class Told:
+    """The episodes and conditions that the pipeline told of, each as it was told last."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, dict[str, dict[str, Any]]] = {
+            "anomaly-episodes": {},
+            "sensor-health": {},
+        }
+
+    def take(self, outputs: Outputs) -> None:
+        """Keep what was told."""
+        for record in outputs.records:
+            latest = self._latest.get(record.stream)
+            if latest is not None:
+                message = msgspec.json.decode(record.value)
+                latest[message["id"]] = message
+
+    def join(self, other: Told) -> None:
+        """Add what was told of other machines."""
+        for stream, latest in other._latest.items():
+            self._latest[stream] |= latest
+
+    def episodes(self) -> pl.DataFrame:
+        """A row for each episode, in the order of opening; see ``EPISODES``."""
+        told = self._latest["anomaly-episodes"].values()
+        return _table(
+            EPISODES,
+            [
+                {
+                    **one,
+                    "episode_id": one["id"],
+                    "top_channels": [c["channel"] for c in one["causes"]],
+                }
+                for one in told
+            ],
+        )
+
+    def health(self) -> pl.DataFrame:
+        """A row for each condition, in the order of opening; see ``HEALTH``."""
+        told = self._latest["sensor-health"].values()
+        return _table(HEALTH, [{**one, "condition_id": one["id"]} for one in told])
+
+
 class Answers:
     """Gathers what the pipeline says of n readings.
 
     Args:
         spec: of the bundle.
         count: n.
+        told: what was told of readings before these.
     """
 
-    def __init__(self, spec: ChannelSpec, count: int) -> None:
+    def __init__(self, spec: ChannelSpec, count: int, told: Told | None = None) -> None:
         self._spec = spec
         self._names = np.array([*(c.name for c in spec.continuous), *(c.name for c in spec.events)])
         self._score = np.full(count, np.nan)
         self._threshold = np.full(count, np.nan)
         self._top = np.full((count, min(MAX_CHANNELS, len(self._names))), -1, np.int32)
-        self._told: dict[str, dict[str, dict[str, Any]]] = {
-            "anomaly-episodes": {},
-            "sensor-health": {},
-        }
+        self._told = Told() if told is None else told
 
     @property
     def scored(self) -> int:
@@ -90,11 +131,7 @@ class Answers:
             self._score[rows] = part.scores.anomaly_score
             self._threshold[rows] = part.scores.threshold
             self._top[rows] = self._ranked(part.scores.contributions)
-        for record in outputs.records:
-            latest = self._told.get(record.stream)
-            if latest is not None:
-                message = msgspec.json.decode(record.value)
-                latest[message["id"]] = message
+        self._told.take(outputs)
 
     def scores(self, recorded: pl.DataFrame, rows: NDArray[np.int64]) -> pl.DataFrame:
         """A row for each row of the recording; see ``SCORES``.
@@ -103,16 +140,7 @@ class Answers:
             recorded: N rows with ``machine_id`` and ``timestamp``.
             rows: (n,) where each reading stood among them.
         """
-        answers = pl.DataFrame(
-            {
-                "row": rows.astype(np.uint32),
-                "anomaly_score": pl.Series(self._score).fill_nan(None),
-                "threshold": pl.Series(self._threshold).fill_nan(None),
-                # The comparison that defines an anomaly; false where there is no score.
-                "is_anomaly": self._score < self._threshold,
-                "top_channels": self._top_channels(),
-            }
-        )
+        answers = self.table().with_columns(row=pl.Series(rows.astype(np.uint32)))
         return (
             recorded.select("machine_id", "timestamp")
             .with_row_index("row")
@@ -123,25 +151,25 @@ class Answers:
             .drop("row")
         )
 
-    def episodes(self) -> pl.DataFrame:
-        """A row for each episode, in the order of opening; see ``EPISODES``."""
-        told = self._told["anomaly-episodes"].values()
-        return _table(
-            EPISODES,
-            [
-                {
-                    **one,
-                    "episode_id": one["id"],
-                    "top_channels": [c["channel"] for c in one["causes"]],
-                }
-                for one in told
-            ],
+    def table(self) -> pl.DataFrame:
+        """A row for each reading: those columns of ``SCORES`` that are answers."""
+        return pl.DataFrame(
+            {
+                "anomaly_score": pl.Series(self._score).fill_nan(None),
+                "threshold": pl.Series(self._threshold).fill_nan(None),
+                # The comparison that defines an anomaly; false where there is no score.
+                "is_anomaly": self._score < self._threshold,
+                "top_channels": self._top_channels(),
+            }
         )
 
+    def episodes(self) -> pl.DataFrame:
+        """A row for each episode; see :meth:`Told.episodes`."""
+        return self._told.episodes()
+
     def health(self) -> pl.DataFrame:
-        """A row for each condition, in the order of opening; see ``HEALTH``."""
-        told = self._told["sensor-health"].values()
-        return _table(HEALTH, [{**one, "condition_id": one["id"]} for one in told])
+        """A row for each condition; see :meth:`Told.health`."""
+        return self._told.health()
 
     def _ranked(self, contributions: NDArray[np.float32]) -> NDArray[np.int32]:
         """The channels (k, 5) that contributed most, -1 where fewer did."""

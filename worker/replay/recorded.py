@@ -1,0 +1,355 @@
+"""What a worker would have said of a recorded topic: every record through its own ``step``.
+
+Owns feeding the files of each partition through the pipeline that the settings ask for, from
+fresh state, in the order of offsets, so that what comes out is what a worker would have published,
+byte for byte. Partitions do not know of each other, so each may have a process of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from worker.assets import asset_dir
+from worker.core.channels import ChannelSpec
+from worker.core.errors import ConfigError
+from worker.core.events import Chunk
+from worker.core.outgoing import Outputs
+from worker.core.state import PartitionState
+from worker.models.bundle import load_bundle
+from worker.pipelines import create_pipeline, state_limits
+from worker.recording.files import Segment, segments_of
+from worker.recording.parquet import read_batches
+from worker.replay.backtest import DAY_US, differences, text_of
+from worker.replay.published import Published
+from worker.replay.tables import SCORES, Answers, Told
+from worker.settings import Settings
+
+CHUNK_ROWS = 10_000
+POLL_S = 0.2
+_progress: Any = None
+"""Records done by each partition, in memory that processes share."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is applied: a recorded topic, by a bundle and settings.
+
+    Attributes:
+        bundle: name, ``name/version`` or folder.
+        messages: folder for what would have been published, as a recording of the streams;
+            None: it is not kept.
+    """
+
+    root: Path
+    topic: str
+    bundle: str
+    settings: Settings
+    messages: Path | None = None
+
+
+@dataclass
+class Applied:
+    """What came of one partition; ``path`` has its scores, a row for each record."""
+
+    partition: int
+    path: Path
+    records: int = 0
+    scored: int = 0
+    late: int = 0
+    anomalies: int = 0
+    dead: Counter[str] = field(default_factory=Counter)
+    told: Told = field(default_factory=Told)
+
+
+class _Origin(msgspec.Struct):
+    offset: int
+
+
+class _Late(msgspec.Struct):
+    """What of a late event's message says which record it was."""
+
+    machine_id: str
+    timestamp: str
+    origin: _Origin
+
+
+def apply_recording(
+    source: Source,
+    scores: Path,
+    processes: int,
+    on_progress: Callable[[int, int], None] = lambda done, size: None,
+) -> list[Applied]:
+    """Apply each partition of a recording from fresh state.
+
+    Args:
+        scores: folder for a file of scores for each partition.
+        processes: at most so many at a time.
+        on_progress: told how many offsets are done, and of how many.
+
+    Raises:
+        ConfigError: there is nothing recorded, or a setting does not fit the bundle.
+        BundleError: the bundle is refused.
+        RecordingError: a file is damaged, or cannot be written.
+    """
+    segments = segments_of(source.root, source.topic)
+    if not segments:
+        raise ConfigError(f"{source.root} has no records of topic {source.topic!r}.")
+    by_partition: dict[int, list[Segment]] = {}
+    for segment in segments:
+        by_partition.setdefault(segment.partition, []).append(segment)
+    size = sum(segment.end - segment.begin for segment in segments)
+    processes = min(processes, len(by_partition))
+    apply = _apply_here if processes == 1 else _apply_side_by_side
+    found = apply(source, scores, by_partition, processes, lambda done: on_progress(done, size))
+    on_progress(size, size)
+    return sorted(found, key=lambda one: one.partition)
+
+
+def _apply_here(
+    source: Source,
+    scores: Path,
+    by_partition: Mapping[int, list[Segment]],
+    _: int,
+    on_progress: Callable[[int], None],
+) -> list[Applied]:
+    """One partition after the other, which spares a small recording the start of processes."""
+    found, before = [], 0
+    for partition, own in by_partition.items():
+        report = partial(_report_from, on_progress, before)
+        found.append(apply_partition(source, scores, partition, own, report))
+        before += sum(segment.end - segment.begin for segment in own)
+    return found
+
+
+def _report_from(on_progress: Callable[[int], None], before: int, done: int) -> None:
+    on_progress(before + done)
+
+
+def _apply_side_by_side(
+    source: Source,
+    scores: Path,
+    by_partition: Mapping[int, list[Segment]],
+    processes: int,
+    on_progress: Callable[[int], None],
+) -> list[Applied]:
+    context = multiprocessing.get_context("spawn")
+    shared = context.Array("q", len(by_partition), lock=False)
+    # The longest first: what is left at the end is short.
+    places = {partition: place for place, partition in enumerate(by_partition)}
+    longest = sorted(by_partition, key=lambda p: -sum(s.end - s.begin for s in by_partition[p]))
+    with ProcessPoolExecutor(processes, context, initializer=_share, initargs=(shared,)) as pool:
+        running = [
+            pool.submit(_apply_shared, source, scores, p, by_partition[p], places[p])
+            for p in longest
+        ]
+        while wait(running, POLL_S, FIRST_EXCEPTION).not_done:
+            on_progress(sum(shared))
+            if any(one.done() and one.exception() for one in running):
+                break
+        pool.shutdown(cancel_futures=True)
+        return [future.result() for future in running if not future.cancelled()]
+
+
+def _share(progress: Any) -> None:
+    global _progress
+    _progress = progress
+
+
+def _apply_shared(
+    source: Source, scores: Path, partition: int, segments: Sequence[Segment], place: int
+) -> Applied:
+    def report(done: int) -> None:
+        _progress[place] = done
+
+    return apply_partition(source, scores, partition, segments, report)
+
+
+def apply_partition(
+    source: Source,
+    scores: Path,
+    partition: int,
+    segments: Sequence[Segment],
+    on_progress: Callable[[int], None],
+) -> Applied:
+    """Apply one partition of a recording; see :func:`apply_recording`.
+
+    Args:
+        on_progress: told how many of its offsets are done.
+    """
+    bundle = load_bundle(source.bundle, asset_dir("models"), threads=1)
+    pipeline = create_pipeline(source.settings, bundle)
+    state = PartitionState(bundle.spec, limits=state_limits(source.settings, bundle))
+    path = scores / f"{partition:05}.parquet"
+    applied = Applied(partition, path)
+    published = (
+        None
+        if source.messages is None
+        else Published(source.messages, source.settings.topics, partition)
+    )
+    with pq.ParquetWriter(path, _schema(), compression="zstd") as file:
+        for batch in read_batches(segments, CHUNK_ROWS):
+            chunk = _chunk(source.topic, partition, batch)
+            outputs = pipeline.step(state, chunk, tells_anomalies=published is not None)
+            file.write_table(_scores(bundle.spec, chunk, outputs, applied.told).to_arrow())
+            if published is not None:
+                published.take(outputs.records, int(chunk.timestamps_ms[-1]))
+            applied.records += outputs.events
+            applied.scored += outputs.scored
+            applied.late += outputs.late
+            applied.anomalies += outputs.anomalies
+            applied.dead.update(outputs.dead)
+            on_progress(int(chunk.offsets[-1]) + 1 - segments[0].begin)
+    if published is not None:
+        published.finish()
+    return applied
+
+
+def _chunk(topic: str, partition: int, batch: pa.RecordBatch) -> Chunk:
+    times = batch.column("timestamp").cast(pa.int64()).fill_null(0)
+    return Chunk(
+        topic=topic,
+        partition=partition,
+        offsets=batch.column("offset").to_numpy(),
+        timestamps_ms=times.to_numpy(),
+        keys=batch.column("key").to_pylist(),
+        values=batch.column("value").to_pylist(),
+    )
+
+
+def _scores(spec: ChannelSpec, chunk: Chunk, outputs: Outputs, told: Told) -> pl.DataFrame:
+    """A row for each record of the chunk; see ``SCORES``."""
+    answers = Answers(spec, len(chunk), told)
+    answers.take(np.arange(len(chunk)), outputs)
+    machine_ids: NDArray[np.object_] = np.full(len(chunk), None, object)
+    times: NDArray[np.int64] = np.full(len(chunk), np.iinfo(np.int64).min)
+    for part in outputs.scored_events:
+        rows = part.readings.rows
+        machine_ids[rows] = [name.decode() for name in part.readings.machine_ids]
+        times[rows] = part.readings.times_us
+    for record in outputs.records:
+        if record.stream == "late-events":
+            late = msgspec.json.decode(record.value, type=_Late)
+            row = int(np.searchsorted(chunk.offsets, late.origin.offset))
+            machine_ids[row] = late.machine_id
+            times[row] = np.datetime64(late.timestamp.rstrip("Z"), "us").astype(np.int64)
+    # NumPy's "not a time" is the smallest number.
+    moments = pl.Series("timestamp", times.view("datetime64[us]")).dt.replace_time_zone("UTC")
+    ids = pl.Series("machine_id", machine_ids.tolist(), dtype=pl.String)
+    return pl.DataFrame([ids, moments]).hstack(answers.table()).select(list(SCORES))
+
+
+def _schema() -> pa.Schema:
+    return pl.DataFrame(schema=SCORES).to_arrow().schema
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a whole recording; see :class:`worker.replay.backtest.Backtest`.
+
+    The scores are in a file, for there may be more than fit in memory.
+    """
+
+    episodes: pl.DataFrame
+    health: pl.DataFrame
+    summary: dict[str, Any]
+
+
+def backtest_recording(
+    source: Source,
+    scores: Path,
+    processes: int,
+    on_progress: Callable[[int, int], None] = lambda done, size: None,
+) -> Result:
+    """Apply a recording and write its scores; see :func:`apply_recording`.
+
+    Args:
+        scores: file for the scores, in the order of partitions and offsets.
+
+    Raises:
+        OSError: the scores cannot be written.
+    """
+    begun_s = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=scores.parent, prefix=".scores-") as folder:
+        parts = apply_recording(source, Path(folder), processes, on_progress)
+        seconds = time.perf_counter() - begun_s
+        with pq.ParquetWriter(scores, _schema(), compression="zstd") as file:
+            for part in parts:
+                with pq.ParquetFile(part.path) as own:
+                    for group in range(own.num_row_groups):
+                        file.write_table(own.read_row_group(group))
+    told = Told()
+    for part in parts:
+        told.join(part.told)
+    episodes, health = told.episodes(), told.health()
+    machines = _machines(scores)
+    typical_us = machines["typical_us"].drop_nulls().to_numpy()
+    interval_us = float(np.median(typical_us)) if len(typical_us) else None
+    bundle = load_bundle(source.bundle, asset_dir("models"), threads=1)
+    records = sum(part.records for part in parts)
+    scored = sum(part.scored for part in parts)
+    anomalies = sum(part.anomalies for part in parts)
+    dead = sum((part.dead for part in parts), Counter[str]())
+    # A machine with a single moment was watched for as long as others between two.
+    typical = pl.col("typical_us").fill_null(interval_us or 0.0)
+    days = machines.select((pl.col("moments") * typical).sum()).item() / DAY_US
+    summary = {
+        "model": bundle.model_version,
+        "data": f"{source.root.name}, topic {source.topic}",
+        "warm_up": None,
+        "notes": differences(bundle, machines["machine_id"], interval_us),
+        "rows": records,
+        "scored": scored,
+        "not_scored": records - scored,
+        "late": sum(part.late for part in parts),
+        "dead_letters": dict(sorted(dead.items())),
+        "machines": len(machines),
+        "start": text_of(machines["start"].min()),
+        "end": text_of(machines["end"].max()),
+        "anomalies": anomalies,
+        "anomaly_share": anomalies / max(scored, 1),
+        "machine_days": days,
+        "episodes": len(episodes),
+        "episodes_open": episodes["closed_at"].null_count(),
+        "episodes_per_machine_day": len(episodes) / days if days else None,
+        "budget": source.settings.detection.budget or bundle.budget,
+        "threshold": source.settings.detection.threshold or bundle.threshold,
+        "health": dict(sorted(health["kind"].value_counts().iter_rows())),
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(records / max(seconds, 1e-9)),
+    }
+    return Result(episodes, health, summary)
+
+
+def _machines(scores: Path) -> pl.DataFrame:
+    """A row for each machine: its span, how many moments it has, and the median between two."""
+    gaps_us = pl.col("timestamp").unique().sort().diff().dt.total_microseconds()
+    return (
+        pl.scan_parquet(scores)
+        .select("machine_id", "timestamp")
+        .drop_nulls()
+        .group_by("machine_id")
+        .agg(
+            start=pl.col("timestamp").min(),
+            end=pl.col("timestamp").max(),
+            moments=pl.col("timestamp").n_unique(),
+            typical_us=gaps_us.median(),
+        )
+        .sort("machine_id")
+        .collect()
+    )
