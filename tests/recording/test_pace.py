@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 
 import pytest
@@ -44,24 +43,39 @@ def test_a_time_beyond_the_calendar_stays() -> None:
     assert shifted(value, 10**12) == value
 
 
-def test_records_wait_for_their_time() -> None:
-    clock = Clock(10.0, Gate())
-    begun_s = time.monotonic()
-    for time_ms in (5_000, 5_500, 6_000):
-        clock.wait_until(time_ms, time.sleep)
-    assert time.monotonic() - begun_s >= 0.1
+class Watch:
+    """A watch whose time passes only while somebody waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 100.0
+        monkeypatch.setattr("worker.recording.pace.time.monotonic", lambda: self.now_s)
+
+    def wait(self, timeout_s: float) -> None:
+        self.now_s += timeout_s
 
 
-def test_the_time_of_a_pause_does_not_count() -> None:
-    gate = Gate()
+def test_records_wait_for_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, clock = Watch(monkeypatch), Clock(10.0, Gate())
+    seen_s = []
+    for time_ms in (5_000, 5_500, 5_400, 26_000):
+        clock.wait_until(time_ms, watch.wait)
+        seen_s.append(watch.now_s - 100.0)
+    assert seen_s == pytest.approx([0.0, 0.05, 0.05, 2.1])
+
+
+def test_the_time_of_a_pause_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, gate = Watch(monkeypatch), Gate()
     clock = Clock(100.0, gate)
-    clock.wait_until(0, time.sleep)
+    clock.wait_until(0, watch.wait)
     gate.toggle()
-    threading.Timer(0.3, gate.toggle).start()
-    clock.wait_until(10, time.sleep)
-    resumed_s = time.monotonic()
-    clock.wait_until(10_010, time.sleep)
-    assert time.monotonic() - resumed_s >= 0.099
+
+    def wait(timeout_s: float) -> None:
+        watch.wait(timeout_s)
+        if gate.paused and watch.now_s > 107.0:
+            gate.toggle()
+
+    clock.wait_until(10_000, wait)
+    assert 107.1 <= watch.now_s < 107.4
 
 
 def test_a_stopped_gate_lets_nobody_wait() -> None:
