@@ -36,6 +36,8 @@ MAX_NESTING = 100
 """How deep arrays and objects of unknown fields may be nested. The decoder's own bound depends
 on the caller's stack, so that the same bytes could be judged differently another time."""
 MAX_DETAIL_CHARS = 500
+STRETCH = 128
+"""Records that are decoded together: one that is garbage costs its neighbours time."""
 _JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
@@ -173,23 +175,35 @@ class EventDecoder:
         return columns or [()] * len(self._fields)
 
     def _decode_all(self, chunk: Chunk, rejects: list[Reject]) -> list[Any]:
-        """Decode every record; the whole chunk at once where nothing is wrong with it."""
-        values = chunk.values
+        """Decode every record; a stretch at once where nothing is wrong with it."""
+        events: list[Any] = []
+        for begin in range(0, len(chunk), STRETCH):
+            keys = chunk.keys[begin : begin + STRETCH]
+            values = chunk.values[begin : begin + STRETCH]
+            found = self._decode_together(keys, values)
+            if found is not None:
+                events += found
+                continue
+            for row, (key, value) in enumerate(zip(keys, values, strict=True), begin):
+                decoded = self._decode_one(key, value)
+                if isinstance(decoded, tuple):
+                    rejects.append(Reject(row, *decoded))
+                else:
+                    events.append(decoded)
+        return events
+
+    def _decode_together(
+        self, keys: Sequence[bytes | None], values: Sequence[bytes | None]
+    ) -> list[Any] | None:
+        """Decode records with which nothing is wrong; None where there is one that is not so."""
         try:
-            if max(map(len, values), default=0) <= MAX_EVENT_BYTES and _is_flat(values):  # type: ignore[arg-type]
+            if max(map(len, values)) <= MAX_EVENT_BYTES and _is_flat(values):  # type: ignore[arg-type]
                 events = list(map(self._decode, values))  # type: ignore[arg-type]
-                if [event.machine_id.encode() for event in events] == chunk.keys:
+                if [event.machine_id.encode() for event in events] == keys:
                     return events
         except (TypeError, ValueError):
             pass
-        events = []
-        for row, (key, value) in enumerate(zip(chunk.keys, values, strict=True)):
-            decoded = self._decode_one(key, value)
-            if isinstance(decoded, tuple):
-                rejects.append(Reject(row, *decoded))
-            else:
-                events.append(decoded)
-        return events
+        return None
 
     def _decode_one(
         self, key: bytes | None, value: bytes | None
@@ -253,7 +267,7 @@ class EventDecoder:
 
 
 def _is_flat(values: Sequence[bytes]) -> bool:
-    """Whether no value can be nested too deeply, judged at a glance over the whole chunk."""
+    """Whether no value can be nested too deeply, judged at a glance over them all."""
     joined = b"".join(values)
     return joined.count(b"{") + joined.count(b"[") < len(values) + MAX_NESTING
 
