@@ -45,6 +45,7 @@ LAYOUT = Layout(
     categories=(),
     groups=(FLEET,),
     fingerprint=7,
+    stride_us=20_000_000,
 )
 """How scored rows are counted for drift; of one group, so that one panel of numbers tells all."""
 LIMITS = StateLimits(retention_us=6 * 60_000_000, max_machines=4)
@@ -68,19 +69,19 @@ def _model(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def make_pipeline() -> Pipeline:
-    """The worker's pipeline around a model that costs nothing, which knows none of the machines."""
-    rows, channels = 100, len(SPEC.continuous)
+    """The worker's pipeline around a free model, which knows each partition's first machine."""
+    rows, channels, known = 100, len(SPEC.continuous), 4
     fitted = fit(
         SPEC,
         MachineReadings(
             source="simulation",
-            machine_ids=("another",),
-            starts=np.array([0, rows]),
-            times_us=START_US + np.arange(rows) * 15_000_000,
-            values=np.random.default_rng(1).uniform(45.0, 55.0, (rows, channels)),
-            impossible=np.zeros((rows, channels), np.bool_),
+            machine_ids=tuple(f"m{partition}-0" for partition in range(known)),
+            starts=np.arange(known + 1) * rows,
+            times_us=START_US + np.tile(np.arange(rows), known) * 15_000_000,
+            values=np.random.default_rng(1).uniform(45.0, 55.0, (known * rows, channels)),
+            impossible=np.zeros((known * rows, channels), np.bool_),
             categories={},
-            rows=np.arange(rows),
+            rows=np.arange(known * rows),
         ),
     )
     return Pipeline(

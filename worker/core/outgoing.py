@@ -53,6 +53,7 @@ class Scored(NamedTuple):
         machines: (k,) a number for each machine.
         values: (k, C) readings that were used, NaN where missing or masked.
         maintained: (k,) whether an event is under planned maintenance.
+        previous_us: (k,) the machine's newest event time before each event, -1 without.
     """
 
     scores: Scores
@@ -60,6 +61,7 @@ class Scored(NamedTuple):
     machines: NDArray[np.int64]
     values: NDArray[np.float64]
     maintained: NDArray[np.bool_]
+    previous_us: NDArray[np.int64]
 
 
 @dataclass

@@ -163,10 +163,12 @@ class Pipeline:
         found = self._maintain(work, at, machines, part)
         maintained, relearn = found.maintained, found.relearn
         clocks_us = np.maximum.accumulate(np.maximum(part.times_us, stretch.clock_us))
+        previous_us = stretch.previous_us
         if found.refused:
             kept = np.delete(np.arange(len(at)), found.refused)
             at, part, machines = at[kept], part.take(kept), machines[kept]
             maintained, relearn, clocks_us = maintained[kept], relearn[kept], clocks_us[kept]
+            previous_us = previous_us[kept]
         values, conditions = self.health.check(
             table,
             clocks_us,
@@ -204,7 +206,9 @@ class Pipeline:
             self._tell_anomalies(work, at, machines, values, signals, scores, opened)
         work.outputs.anomalies += int((scores.anomaly_score < scores.threshold).sum())
         work.outputs.scored += len(at)
-        work.outputs.scored_events.append(Scored(scores, part, machines, values, maintained))
+        work.outputs.scored_events.append(
+            Scored(scores, part, machines, values, maintained, previous_us)
+        )
 
     def _begin(self, state: PartitionState, machines: NDArray[np.int64]) -> None:
         """Let machines that are new, or go by another bundle's baseline, begin with this one's."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from worker.core.drift import Collector, Layout, watched_rows
+from worker.core.drift.thinning import counts
 from worker.core.events import Chunk
 from worker.core.outgoing import Outputs, Record, Scored
 from worker.core.pipeline import Pipeline
@@ -59,19 +60,33 @@ class Scoring:
         ]
 
     def _collect(self, collector: Collector, scored: Scored) -> None:
-        """Gather the events that were not under planned maintenance."""
-        scores, readings, machines, values, maintained = scored
-        inputs, forest = scores.inputs, scores.forest
-        anomalous = scores.anomaly_score < scores.threshold
-        if maintained.any():
-            at = np.flatnonzero(~maintained)
-            readings, machines, values = readings.take(at), machines[at], values[at]
-            inputs, forest, anomalous = inputs[at], forest[at], anomalous[at]
+        """Gather those events that tell something.
+
+        Under planned maintenance a machine is not as usual; in its warm-up its model's inputs are
+        not yet as in training; and of rows that follow closely only the first counts.
+        """
+        scores, readings = scored.scores, scored.readings
+        at = np.flatnonzero(
+            counts(readings.times_us, scored.previous_us, collector.layout.stride_us)
+            & ~scored.maintained
+            & (scores.experience >= 1.0)
+        )
+        if not len(at):
+            return
+        machines, rows = scored.machines[at], at.tolist()
+        numbers, first = np.unique(machines, return_index=True)
+        names = [readings.machine_ids[rows[k]] for k in first.tolist()]
         collector.add(
-            readings.times_us,
+            readings.times_us[at],
             machines,
-            dict(zip(machines.tolist(), readings.machine_ids, strict=True)),
-            watched_rows(self._pipeline.spec, values, inputs, forest),
-            anomalous,
-            readings.categories,
+            dict(zip(numbers.tolist(), names, strict=True)),
+            watched_rows(
+                self._pipeline.spec, scored.values[at], scores.inputs[at], scores.forest[at]
+            ),
+            scores.anomaly_score[at] < scores.threshold[at],
+            {
+                channel: [readings.categories[channel][k] for k in rows]
+                for channel, _ in collector.layout.categories
+                if channel in readings.categories
+            },
         )

@@ -46,10 +46,12 @@ class Stretch(NamedTuple):
     Attributes:
         accepted: (k,) positions of those that were accepted.
         clock_us: the partition's clock before the first of them.
+        previous_us: (k,) the machine's newest event time before each of them; EMPTY: none.
     """
 
     accepted: NDArray[np.int64]
     clock_us: int
+    previous_us: NDArray[np.int64]
 
 
 class PartitionState:
@@ -133,6 +135,7 @@ class PartitionState:
         Yields:
             Consecutive parts of the events.
         """
+        previous_us = np.empty(len(machines), np.int64)
         start = 0
         while start < len(machines):
             clock_us = self.clock_us
@@ -147,11 +150,12 @@ class PartitionState:
                 self._newest_us,
                 self._heard_us,
                 watermarks_us,
+                previous_us,
             )
             if end > start:
                 accepted = start + np.flatnonzero(watermarks_us[start:end] == windows.EMPTY)
                 self._machine_dirty[machines[accepted]] = True
-                yield Stretch(accepted, clock_us)
+                yield Stretch(accepted, clock_us, previous_us[accepted])
             if end < len(machines):
                 when_due(max(int(times_us[end]), self.clock_us), end)
             start = end
@@ -174,10 +178,9 @@ class PartitionState:
         aggregates = np.zeros((*values.shape, windows.STATS))
         watermarks_us = np.empty(len(machines), np.int64)
         forget = self.forget_silent
-        for accepted, _ in self.admit(machines, times_us, watermarks_us, lambda us, _: forget(us)):
-            aggregates[accepted] = self.aggregate(
-                machines[accepted], times_us[accepted], values[accepted]
-            )
+        for stretch in self.admit(machines, times_us, watermarks_us, lambda us, _: forget(us)):
+            at = stretch.accepted
+            aggregates[at] = self.aggregate(machines[at], times_us[at], values[at])
         return aggregates, watermarks_us
 
     def aggregate(

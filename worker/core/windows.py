@@ -90,7 +90,7 @@ def _merge(into, counts, moments, extremes):  # type: ignore[no-untyped-def]
 
 
 @njit(
-    "i8(i8[::1], i8[::1], i8, i8, i8, i8, i8[::1], i8[::1], i8[::1], i8[::1])",
+    "i8(i8[::1], i8[::1], i8, i8, i8, i8, i8[::1], i8[::1], i8[::1], i8[::1], i8[::1])",
     cache=True,
     nogil=True,
 )
@@ -105,6 +105,7 @@ def accept(  # type: ignore[no-untyped-def]
     newest_us,
     heard_us,
     watermarks_us,
+    previous_us,
 ):
     """Judge events from ``start`` on, in arrival order, until something is due.
 
@@ -123,6 +124,7 @@ def accept(  # type: ignore[no-untyped-def]
         heard_us: (M,) the clock when each machine's last event was accepted, in and out.
         watermarks_us: (n,) out, for the events judged: EMPTY, or for a late event the
             watermark that it missed, or REFUSED.
+        previous_us: (n,) out, for the events judged: the machine's newest event time before.
 
     Returns:
         The first event that was not judged; n at the end.
@@ -130,6 +132,7 @@ def accept(  # type: ignore[no-untyped-def]
     for i in range(start, machines.shape[0]):
         m = machines[i]
         t = times_us[i]
+        previous_us[i] = newest_us[m]
         if newest_us[m] != EMPTY and t < newest_us[m] - grace_us:
             watermarks_us[i] = newest_us[m] - grace_us
             continue

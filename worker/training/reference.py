@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.channels import ChannelSpec
-from worker.core.drift import Reference, learn_reference, watched_columns, watched_rows
-from worker.core.drift.reference import FEWEST_ROWS
+from worker.core.drift import Reference, learn_reference, thinning, watched_columns, watched_rows
+from worker.core.drift.learning import FEWEST_ROWS
 from worker.core.features import mask_impossible
 from worker.models.bundle import OnnxModel
 from worker.training.fit import Fitted
@@ -36,26 +36,34 @@ def drift_reference(
         readings: those that were fitted.
         anomalous: (n,) readings in which the finished model finds an anomaly.
     """
-    at = fitted.rows
-    if len(at) < FEWEST_ROWS:
+    if len(fitted.rows) < FEWEST_ROWS:
         return None
+    machine = np.repeat(np.arange(len(readings.machine_ids)), np.diff(readings.starts))
+    slot_us = max(round(interval_us(readings) or 1.0), 1)
+    own, times_us = machine[fitted.rows], readings.times_us[fitted.rows]
+    stride_us = thinning.choose_stride_us(fitted.inputs, times_us, slot_us)
+    previous_us = thinning.previous_times(times_us, own)
+    counted = np.flatnonzero(thinning.counts(times_us, previous_us, stride_us))
+    if len(counted) < FEWEST_ROWS:
+        stride_us, counted = max(slot_us // 2, 1), np.arange(len(own))
+    at, inputs = fitted.rows[counted], fitted.inputs[counted]
     columns, units, owners = watched_columns(spec)
     values = mask_impossible(spec, readings.values[at])
-    machine = np.repeat(np.arange(len(readings.machine_ids)), np.diff(readings.starts))
     named = spec.categorical
     nothing = [None] * len(readings)
     recorded = {c.name: readings.categories.get(c.name, nothing) for c in named}
     return learn_reference(
         columns,
         units,
-        watched_rows(spec, values, fitted.inputs, model(fitted.inputs)),
+        watched_rows(spec, values, inputs, model(inputs)),
         readings.times_us[at],
         machine[at],
-        round(interval_us(readings) or 1.0),
+        max(slot_us, stride_us),
         anomalous=anomalous[at],
         categories={name: [column[i] for i in at.tolist()] for name, column in recorded.items()},
         values={c.name: c.values for c in named},
         grouped=[c.name for c in named if len(c.values) <= MAX_VALUES],
         owners=owners,
+        stride_us=stride_us,
         seed=seed,
     )

@@ -1,8 +1,12 @@
 """Drift: whether what machines send, and what the model makes of it, is still as in training.
 
 cells        where a value lies among the reference's quantiles
-partial      rows, counted and sampled
+thinning     which rows are worth counting
+collector    rows, counted and sampled
+partial      what a pane holds, merged exactly
+wire         its bytes
 reference    what was usual in training, frozen
+learning     how it is made
 contrasts    what a change looks like
 calibration  how far means stray without drift
 statistics   distances that people know
@@ -18,6 +22,8 @@ watched      rows of what scoring has at hand
 monitor      all of it, for one group
 """
 
+from worker.core.drift.collector import Collector
+from worker.core.drift.learning import learn_reference
 from worker.core.drift.monitor import DriftMonitor, Settings
 from worker.core.drift.outputs import (
     DriftEvent,
@@ -28,8 +34,8 @@ from worker.core.drift.outputs import (
     Test,
     WindowReport,
 )
-from worker.core.drift.partial import FLEET, Collector, Layout, Partial, merge
-from worker.core.drift.reference import SCORE, Reference, learn_reference
+from worker.core.drift.partial import FLEET, Layout, Partial, merge
+from worker.core.drift.reference import SCORE, Reference
 from worker.core.drift.watched import watched_columns, watched_rows
 
 __all__ = [
