@@ -19,6 +19,7 @@ from worker.recording.files import segments_of
 from worker.recording.parquet import read_batches
 from worker.recording.writing import PartitionWriter
 from worker.replay.backtest import backtest
+from worker.replay.moment import moment_of
 from worker.replay.recorded import Source, backtest_recording
 from worker.replay.tables import SCORES
 from worker.settings import Settings
@@ -173,3 +174,42 @@ def test_options_of_the_other_kind_are_refused(
     assert "a recording begins with fresh state" in capsys.readouterr().err
     assert run(["backtest", "--data", str(tmp_path), *out, "--messages"]) == 78
     assert "is no recording" in capsys.readouterr().err
+
+
+def test_a_moment_shows_the_score_that_a_backtest_gave_and_what_was_open(
+    pumps: Pumps, recording: Path, tmp_path: Path
+) -> None:
+    source = Source(recording, TOPIC, str(pumps.path), Settings())
+    backtest_recording(source, tmp_path / "scores.parquet", 1)
+    table = pl.read_parquet(tmp_path / "scores.parquet").drop_nulls("anomaly_score")
+    faulty = table.filter("is_anomaly")["machine_id"].mode()[0]
+    own = table.filter(pl.col("machine_id") == faulty).with_columns(
+        us=pl.col("timestamp").dt.epoch("us")
+    )
+    for row in (*own[::97].to_dicts(), *own.filter("is_anomaly")[-1:].to_dicts()):
+        moment = moment_of(source, faulty, row["us"] + 1)
+        assert moment.anomaly_score == row["anomaly_score"]
+        assert moment.threshold == row["threshold"]
+        assert moment.is_anomaly == row["is_anomaly"]
+    largest = max(moment.signals, key=lambda one: one.contribution)
+    assert largest.name == "flow"
+    assert largest.deviation > 5.0
+    assert "flow" in moment.reason
+    (episode,) = moment.episodes
+    assert episode["machine_id"] == faulty
+    assert len(moment.inputs) == len(pumps.bundle.spec.feature_names)
+
+
+def test_a_machine_that_was_not_heard_yet_is_named(
+    pumps: Pumps, recording: Path, frame: pl.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["explain", str(recording), "--model", str(pumps.path)]
+    assert run([*command, "--machine", "nobody", "--at", "2026-06-01T00:00:00Z"]) == 78
+    assert "no usable reading of 'nobody'" in capsys.readouterr().err
+    own, at = frame["machine_id"][0], frame["timestamp"].max()
+    assert run([*command, "--machine", own, "--at", f"{at:%Y-%m-%dT%H:%M:%SZ}", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["machine_id"] == own
+    assert said["signals"][0].keys() == {
+        *("name", "unit", "value", "expected", "deviation", "contribution")
+    }

@@ -31,6 +31,7 @@ COMMAND_MODULES = (
     "worker.cli.importing",
     "worker.cli.replay",
     "worker.cli.backtest",
+    "worker.cli.explain",
 )
 """Modules with ``register(app)``, in the order in which ``--help`` lists their commands."""
 

@@ -204,7 +204,7 @@ def apply_partition(
     )
     with pq.ParquetWriter(path, _schema(), compression="zstd") as file:
         for batch in read_batches(segments, CHUNK_ROWS):
-            chunk = _chunk(source.topic, partition, batch)
+            chunk = chunk_of(source.topic, partition, batch)
             outputs = pipeline.step(state, chunk, tells_anomalies=published is not None)
             file.write_table(_scores(bundle.spec, chunk, outputs, applied.told).to_arrow())
             if published is not None:
@@ -220,7 +220,8 @@ def apply_partition(
     return applied
 
 
-def _chunk(topic: str, partition: int, batch: pa.RecordBatch) -> Chunk:
+def chunk_of(topic: str, partition: int, batch: pa.RecordBatch) -> Chunk:
+    """Records of a recording as the pipeline takes them; a missing timestamp counts as 0."""
     times = batch.column("timestamp").cast(pa.int64()).fill_null(0)
     return Chunk(
         topic=topic,

@@ -70,6 +70,10 @@ class Told:
         for stream, latest in other._latest.items():
             self._latest[stream] |= latest
 
+    def open(self, stream: str) -> list[dict[str, Any]]:
+        """The messages of a stream's episodes or conditions that are open."""
+        return [one for one in self._latest[stream].values() if one["status"] != "closed"]
+
     def episodes(self) -> pl.DataFrame:
         """A row for each episode, in the order of opening; see ``EPISODES``."""
         told = self._latest["anomaly-episodes"].values()

@@ -105,7 +105,7 @@ class Detector:
         self.baselines = baselines
         self.codes = codes
         self._model = model
-        self._expected = expected
+        self.usual_inputs = expected
         self._forest = forest
         self._rows = {name: k + 1 for k, name in enumerate(baselines.machine_ids.tolist())}
         self._unwatched = baselines.scale[PRIOR, : len(spec.continuous)] == UNWATCHED
@@ -207,7 +207,7 @@ class Detector:
         )
         values = signals[:, : len(self.spec.continuous)]
         values, aggregates = without(self._unwatched, values, aggregates)
-        inputs = assemble(self.spec, values, aggregates, found, self._expected)
+        inputs = assemble(self.spec, values, aggregates, found, self.usual_inputs)
         forest = self._model(inputs)
         known = self.baselines
         n = len(signals)
