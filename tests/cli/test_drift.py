@@ -29,11 +29,6 @@ def test_a_group_that_the_reference_does_not_have_is_refused(
     assert "knows no group 'nobody'; write one of fleet" in capsys.readouterr().err
 
 
-def test_a_feature_that_is_not_watched_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["drift", "accept", "--note", "x", "--features", "vibration,nothing"]) == 78
-    assert "watches no 'nothing'" in capsys.readouterr().err
-
-
 def test_an_acceptance_goes_where_the_partials_of_its_group_are(
     kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:

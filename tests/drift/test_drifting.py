@@ -178,11 +178,3 @@ def test_accepting_a_change_closes_its_event(watched: Bundle) -> None:
     assert outputs.accepted == 1
     (closed,) = told(outputs.records).events
     assert (closed["status"], closed["close_reason"]) == ("closed", "accepted")
-
-
-def test_an_acceptance_of_what_is_not_watched_becomes_a_dead_letter(watched: Bundle) -> None:
-    acceptance = DriftAcceptance(FLEET, datetime.now(UTC), ["nothing"])
-    state = DriftState()
-    outputs = agent(watched).step(state, chunk_of([(FLEET.encode(), encode(acceptance))], 0, 0))
-    assert outputs.dead == {"invalid-partial": 1}
-    assert (outputs.accepted, len(state)) == (0, 0)

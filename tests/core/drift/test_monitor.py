@@ -125,32 +125,6 @@ def test_an_accepted_change_is_usual_from_then_on() -> None:
     assert events([one.add(p) for p in partials[60:]]) == []
 
 
-def test_of_an_accepted_feature_only_what_else_drifted_is_watched() -> None:
-    rows = live()
-    rows[1800:, 2] += 1.0
-    rows[1800:, 3] -= 1.0
-    partials = gathered(REFERENCE, rows, MINUTE_US)
-    one = monitor()
-    for partial in partials[:60]:
-        one.add(partial)
-    assert one.accept(3600 * SECOND_US, ["f2"]).events == ()
-    windows = [window for p in partials[60:80] for window in one.add(p).windows]
-    moved = [
-        {
-            f.feature
-            for f in w.features
-            for test in f.tests
-            if test.voted and test.name == "location"
-        }
-        for w in windows
-    ]
-    assert len(moved) == 4
-    assert all(names == {"f3"} for names in moved)
-    (closed,) = one.accept(4800 * SECOND_US, ["f3"]).events
-    assert (closed.status, closed.close_reason) == ("closed", "accepted")
-    assert events([one.add(p) for p in partials[80:]]) == []
-
-
 def test_late_partials_are_counted_and_change_nothing() -> None:
     partials = gathered(REFERENCE, live(), MINUTE_US)
     one = monitor()

@@ -7,16 +7,16 @@ deterministic in the partials it was given, and a partial that comes again adds 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
 from worker.core.channels import US_PER_S
-from worker.core.drift import advice, contrasts
+from worker.core.drift import advice
 from worker.core.drift.comparison import Base
-from worker.core.drift.episodes import JOINT, Change, Episode, shown_by
+from worker.core.drift.episodes import Change, Episode, shown_by
 from worker.core.drift.history import History
 from worker.core.drift.judge import Finding, judge
 from worker.core.drift.outputs import (
@@ -37,7 +37,7 @@ HOUR_US = 3600 * US_PER_S
 DAY_US = 24 * HOUR_US
 MAX_BASES = 8
 HEAD = "head"
-VERSION = 2
+VERSION = 1
 KINDS: tuple[EventKind, ...] = ("drift", "health")
 
 
@@ -73,8 +73,7 @@ class _Head(msgspec.Struct):
 
     Attributes:
         bases: changes that were accepted: means and length of each, in slots.
-        latest: the last window that drifted: its means, its length in slots, and the means that it
-            was held against.
+        latest: the last window that drifted: its means and length.
         behaved: windows of the open drift in which the model behaved differently.
         asked_us: when retraining was last asked for.
     """
@@ -85,13 +84,9 @@ class _Head(msgspec.Struct):
     drift: Episode
     health: Episode
     bases: list[tuple[bytes, float]] = []
-    latest: tuple[bytes, float, bytes] | None = None
+    latest: tuple[bytes, float] | None = None
     behaved: int = 0
     asked_us: int = -1
-
-
-def _votes(finding: Finding) -> int:
-    return sum(test.voted for one in finding.report.features for test in one.tests)
 
 
 class DriftMonitor:
@@ -193,28 +188,16 @@ class DriftMonitor:
         """Close all windows, as at the end of a file."""
         return self._judge(self._windows.close(everything=True))
 
-    def accept(self, at_us: int, features: Sequence[str] | None = None) -> Outputs:
-        """Take the level of the last window that drifted as usual from now on, besides others.
-
-        Closes what is open, but an event that more features drifted in than are accepted.
-
-        Args:
-            features: only these columns; what else drifted is still watched, as before.
-        """
+    def accept(self, at_us: int) -> Outputs:
+        """Take the level of the last window that drifted as usual from now on, besides others."""
         head = self._head
         if head.latest is not None:
-            means, slots, center = head.latest
-            base = means if features is None else self._mixed(means, center, features)
-            head.bases = [*head.bases, (base, slots)][-MAX_BASES:]
-            if features is None:
-                head.latest = None
+            head.bases = [*head.bases, head.latest][-MAX_BASES:]
+            head.latest = None
         events = []
         for kind in KINDS:
             episode = self._episode(kind)
-            left = () if features is None else tuple(set(episode.told) - {*features, JOINT})
-            if episode.is_open and left:
-                episode.told = tuple(name for name in episode.told if name in left)
-            elif episode.is_open:
+            if episode.is_open:
                 length_us = episode.window_us
                 change = episode.close(max(at_us, episode.last_us))
                 report = WindowReport(
@@ -224,15 +207,6 @@ class DriftMonitor:
                 events.append(self._event(kind, change, report, length_us, "accepted", None))
         return Outputs(events=tuple(events))
 
-    def _mixed(self, means: bytes, center: bytes, features: Sequence[str]) -> bytes:
-        """The means of all contrasts of some columns, and of the others what they were held to."""
-        mixed = np.frombuffer(center, "<f8").copy()
-        kinds = len(contrasts.KINDS)
-        for name in features:
-            at = self.reference.columns.index(name) * kinds
-            mixed[at : at + kinds] = np.frombuffer(means, "<f8")[at : at + kinds]
-        return mixed.tobytes()
-
     def _episode(self, kind: EventKind) -> Episode:
         return self._head.drift if kind == "drift" else self._head.health
 
@@ -241,7 +215,7 @@ class DriftMonitor:
         events: list[DriftEvent] = []
         requests: list[RetrainingRequest] = []
         for window in windows:
-            finding, center = self._hold(window)
+            finding = self._hold(window)
             report = finding.report
             reports.append(report)
             if report.verdict in ("sparse", "blind"):
@@ -250,7 +224,7 @@ class DriftMonitor:
             self._history_changed = True
             if report.verdict == "drift":
                 slots = max(window.rows / max(window.machines, 1.0), 1.0)
-                self._head.latest = (finding.means.astype("<f8").tobytes(), slots, center)
+                self._head.latest = (finding.means.astype("<f8").tobytes(), slots)
             for kind in KINDS:
                 episode = self._episode(kind)
                 length_us = episode.window_us
@@ -267,23 +241,17 @@ class DriftMonitor:
             requests += self._retraining(report)
         return Outputs(tuple(reports), tuple(events), tuple(requests))
 
-    def _hold(self, window: Partial) -> tuple[Finding, bytes]:
-        """Hold a window against the reference, and against what was accepted.
-
-        Returns:
-            What was found where it drifted least, and the means that it was held against there.
-        """
+    def _hold(self, window: Partial) -> Finding:
+        """Hold a window against the reference, then against what was accepted."""
         usual = (self.reference, self._usual, window, self._alpha, self.settings.min_rows)
-        best, center = judge(*usual), self._usual.centers.astype("<f8").tobytes()
-        if best.report.verdict != "drift":
-            return best, center
+        first = judge(*usual)
+        if first.report.verdict != "drift":
+            return first
         for means, slots in reversed(self._head.bases):
             other = judge(*usual, Base(np.frombuffer(means, "<f8"), slots))
             if other.report.verdict == "ordinary":
-                return other, means
-            if other.report.verdict == "drift" and _votes(other) < _votes(best):
-                best, center = other, means
-        return best, center
+                return other
+        return first
 
     def _event(
         self,

@@ -88,12 +88,9 @@ class Drifting:
         if value[:1] == b"{":
             acceptance = self._read_acceptance(value)
             self._check_group(acceptance.group, key)
-            self._check_columns(acceptance.features or ())
-            monitor = self._monitor(state, acceptance.group)
-            at_us = to_time_us(acceptance.accepted_at)
-            found = monitor.accept(at_us, acceptance.features)
             outputs.accepted += 1
-            _tell(outputs, found)
+            monitor = self._monitor(state, acceptance.group)
+            _tell(outputs, monitor.accept(to_time_us(acceptance.accepted_at)))
             return
         partial = Partial.from_bytes(value)
         if partial.fingerprint != self._monitors.reference.fingerprint:
@@ -123,15 +120,6 @@ class Drifting:
             )
         if key != group.encode():
             raise PartialError(f"the key of a record of group {group!r} is not its group.")
-
-    def _check_columns(self, features: Sequence[str]) -> None:
-        """See that the columns that a change is accepted of are watched."""
-        for name in features:
-            if name not in self._monitors.reference.columns:
-                raise PartialError(
-                    f"an acceptance names {name!r}, which {self._monitors.model_version} does "
-                    "not watch."
-                )
 
     def _monitor(self, state: DriftState, group: str) -> DriftMonitor:
         if group not in state.groups:
