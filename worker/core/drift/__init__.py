@@ -9,6 +9,7 @@ reference    what was usual in training, frozen
 learning     how it is made
 contrasts    what a change looks like
 calibration  how far means stray without drift
+cycles       what is usual at an hour
 statistics   distances that people know
 comparison   a window beside the reference
 distances    what people know, told of each column

@@ -100,10 +100,15 @@ class Comparison:
 
     @functools.cached_property
     def means(self) -> Floats:
-        """Means (N,) of the contrasts over the window."""
+        """Means (N,) of the contrasts over the window, less what its time of the week adds."""
         of_cells, _ = contrasts.means(self.window.counts, self.group.scores)
         rest = np.append(self.window.categories, self.window.anomalies) / self.window.rows
-        return np.concatenate([of_cells.ravel(), rest])
+        return np.concatenate([of_cells.ravel(), rest]) - self.cycle[0]
+
+    @functools.cached_property
+    def cycle(self) -> tuple[Floats, Floats]:
+        """What the window's time of the week adds to the contrasts (N,), and its variance."""
+        return self.group.cycle(self.window.start_us, self.window.end_us)
 
     @functools.cached_property
     def whole(self) -> Floats:
@@ -135,7 +140,7 @@ class Comparison:
         variance = variance * fewer
         if self.machines < 0.98 * group.machines:
             variance = variance + group.between * (1.0 / self.machines - 1.0 / group.machines)
-        variance = variance + self.whole
+        variance = variance + self.whole + self.cycle[1]
         center = group.centers
         if self.base is not None:
             measured = self.of_window(group.long_run, self.base.slots)

@@ -180,7 +180,7 @@ def of_shares(held: Comparison, p_values: Floats, votes: NDArray[np.bool_]) -> l
     found.append(
         Test(
             name="alarm-rate",
-            value=rate,
+            value=rate + float(held.cycle[0][-1]),
             p_value=float(p_values[-1]),
             effect=rate - usual_rate,
             unit="",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from worker.core.drift import contrasts
 from worker.core.drift.calibration import LongRun
 from worker.core.drift.cells import CELLS, EDGES, MISSING, locate
+from worker.core.drift.cycles import learn_profiles
 from worker.core.drift.partial import FLEET
 from worker.core.drift.reference import GroupReference, Reference, embed
 from worker.core.errors import ConfigError
@@ -146,7 +147,7 @@ def _cut(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], Floats, Floats
 def _learn_group(rows: _Rows, interval_us: int, chosen: Floats) -> GroupReference:
     n, count = rows.cells.shape
     slot = rows.times_us // max(interval_us, 1)
-    slot = np.unique(slot, return_inverse=True)[1]
+    begun, slot = np.unique(slot, return_inverse=True)
     slots = int(slot[-1]) + 1
     counts = np.stack([np.bincount(rows.cells[:, f], minlength=CELLS + 1) for f in range(count)])
     scores = contrasts.score_cells(counts)
@@ -164,6 +165,7 @@ def _learn_group(rows: _Rows, interval_us: int, chosen: Floats) -> GroupReferenc
     indicators = rows.indicators.astype(np.float64)
     series[:, at], centers[at] = _slot_means(indicators, slot, slots), indicators.mean(axis=0)
     between[at] = _between(indicators, machine, len(machines))
+    daily, weekly, series = learn_profiles(series, begun * max(interval_us, 1))
     normal = _Normal(rows.cells, np.ascontiguousarray(scores[:, :, contrasts.LOCATION]))
     alike = _correlations(normal.chunks(), count)
     pairs, correlation, pair_rows, pair_series = _pairs(normal, alike, slot, slots)
@@ -190,6 +192,8 @@ def _learn_group(rows: _Rows, interval_us: int, chosen: Floats) -> GroupReferenc
         centers=centers,
         between=between,
         long_run=LongRun.learn(series),
+        daily=daily,
+        weekly=weekly,
         pairs=pairs,
         correlation=correlation,
         pair_rows=pair_rows,

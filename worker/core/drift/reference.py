@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from worker.core.drift import contrasts
 from worker.core.drift.calibration import LongRun
 from worker.core.drift.cells import EDGES
+from worker.core.drift.cycles import Profile
 from worker.core.drift.partial import FLEET, Layout
 
 Floats = NDArray[np.float64]
@@ -43,7 +44,8 @@ class GroupReference:
         centers: (N,) mean of each contrast: five a column, the share of each category, and of
             anomalies.
         between: (N,) variance between the means of single machines.
-        long_run: of the contrasts.
+        long_run: of the contrasts without their cycles.
+        daily, weekly: what the contrasts add to ``centers`` by hour of the day, and of the week.
         pairs: (P, 2) columns; correlation: (P,) of their normal scores; pair_rows: (P,) variance
             of a row's influence on it; pair_run: of the influence.
         frequencies: (D, F) of the embedding; embedded: (2 D,) its mean; embedded_rows: (2 D,)
@@ -63,6 +65,8 @@ class GroupReference:
     centers: Floats
     between: Floats
     long_run: LongRun
+    daily: Profile
+    weekly: Profile
     pairs: NDArray[np.int64]
     correlation: Floats
     pair_rows: Floats
@@ -74,6 +78,13 @@ class GroupReference:
     embedded_alike: Floats
     alike: Floats
     sample: NDArray[np.uint8]
+
+    def cycle(self, start_us: int, end_us: int) -> tuple[Floats, Floats]:
+        """What the contrasts (N,) add to their mean over a window by its time, and the variance."""
+        parts = (self.daily, self.weekly)
+        level = sum((part.over(start_us, end_us) for part in parts), np.zeros(len(self.centers)))
+        variance = sum((part.variance for part in parts), np.zeros(len(self.centers)))
+        return level, variance
 
     @functools.cached_property
     def scores(self) -> Floats:
@@ -151,7 +162,8 @@ class Reference:
         for g, group in enumerate(self.groups.values()):
             for field in fields(group):
                 value = getattr(group, field.name)
-                array = value.to_array() if isinstance(value, LongRun) else np.asarray(value)
+                packed = isinstance(value, LongRun | Profile)
+                array = value.to_array() if packed else np.asarray(value)
                 arrays[f"{g}_{field.name}"] = array
         return arrays
 
@@ -173,6 +185,8 @@ class Reference:
                 array = arrays[f"{g}_{field.name}"]
                 if field.type == "LongRun":
                     values[field.name] = LongRun.from_array(slots, array)
+                elif field.type == "Profile":
+                    values[field.name] = Profile.from_array(array)
                 else:
                     values[field.name] = int(array) if field.type == "int" else array
             groups[name] = GroupReference(**values)
