@@ -74,18 +74,16 @@ class Scoring:
         if not len(at):
             return
         machines, rows = scored.machines[at], at.tolist()
-        numbers, first = np.unique(machines, return_index=True)
-        names = [readings.machine_ids[rows[k]] for k in first.tolist()]
         collector.add(
             readings.times_us[at],
             machines,
-            dict(zip(numbers.tolist(), names, strict=True)),
+            dict(zip(machines.tolist(), map(readings.machine_ids.__getitem__, rows), strict=True)),
             watched_rows(
                 self._pipeline.spec, scored.values[at], scores.inputs[at], scores.forest[at]
             ),
             scores.anomaly_score[at] < scores.threshold[at],
             {
-                channel: [readings.categories[channel][k] for k in rows]
+                channel: list(map(readings.categories[channel].__getitem__, rows))
                 for channel, _ in collector.layout.categories
                 if channel in readings.categories
             },

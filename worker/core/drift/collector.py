@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -75,8 +76,8 @@ class Collector:
         rows = np.ascontiguousarray(rows, np.float32)
         kernel.locate(rows, layout.edges, layout.center, layout.scale, found, steps)
         numbers, own = np.unique(machines, return_inverse=True)
-        names = [machine_ids[int(number)] for number in numbers]
-        hashes = np.array([_hash_of(name) for name in names], np.uint64)
+        names = list(map(machine_ids.__getitem__, numbers.tolist()))
+        hashes = np.fromiter(map(_hash_of, names), np.uint64, len(names))
         keys = np.empty(n, np.uint64)
         kernel.draw(hashes[own], times_us, np.uint64(layout.fingerprint), keys)
         codes = self._codes(n, categories)
@@ -129,13 +130,13 @@ class Collector:
         """For each categorical channel, the position (n,) of each row's value."""
         codes = []
         for channel, values in self.layout.categories:
-            position = {value: i for i, value in enumerate(values)}
+            position: dict[str | None, int] = {value: i for i, value in enumerate(values)}
             column = categories.get(channel)
             if column is None:
                 codes.append(np.full(n, len(values), np.int64))
             else:
-                other = len(values)
-                codes.append(np.array([position.get(v, other) for v in column], np.int64))  # type: ignore[arg-type]
+                found = map(position.get, column, itertools.repeat(len(values)))
+                codes.append(np.fromiter(found, np.int64, n))
         return codes
 
     def _members(self, group: str, codes: list[Counts]) -> NDArray[np.bool_] | None:

@@ -217,7 +217,10 @@ def smallest_rows(
         last = np.partition(keys, SAMPLE_ROWS - 1)[SAMPLE_ROWS - 1]
         near = np.flatnonzero(keys <= last)
         keys, sample = keys[near], sample[near]
-    order = np.lexsort((*sample.T[::-1], keys))[:SAMPLE_ROWS]
+    order = np.argsort(keys, kind="stable")
+    if (keys[order[1:]] == keys[order[:-1]]).any():
+        order = np.lexsort((*sample.T[::-1], keys))
+    order = order[:SAMPLE_ROWS]
     return keys[order], sample[order]
 
 
