@@ -16,6 +16,7 @@ from load.drift.series import (
     CATEGORIES,
     CHANGED,
     CHANGES,
+    FIRST_SEED,
     SHORT_WINDOWS,
     USUAL,
     Plan,
@@ -117,7 +118,8 @@ def run(
     plan: Plan, repetitions: int, workers: int, on_progress: Callable[[], None]
 ) -> dict[str, dict[str, int]]:
     """Count the verdicts of all repetitions of a plan."""
-    seeds = range(-(-repetitions // LONG_WINDOWS) if plan.windows == LONG[1] else repetitions)
+    references = -(-repetitions // LONG_WINDOWS) if plan.windows == LONG[1] else repetitions
+    seeds = range(FIRST_SEED, FIRST_SEED + references)
     counts: dict[str, dict[str, int]] = {}
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         for one in pool.map(partial(repeat, plan), seeds):

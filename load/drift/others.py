@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-from load.drift.series import SHORT_WINDOWS, Plan, change, draw
+from load.drift.series import FIRST_SEED, SHORT_WINDOWS, Plan, change, draw
 
 NAMES = ("evidently wasserstein", "evidently psi", "evidently ks", "alibi-detect ks")
 
@@ -50,7 +50,7 @@ def main() -> None:
     for job in json.load(sys.stdin):
         plan = Plan(**(job["plan"] | {"windows": tuple(job["plan"]["windows"])}))
         total: dict[str, list[int]] = {}
-        for seed in range(job["repetitions"]):
+        for seed in range(FIRST_SEED, FIRST_SEED + job["repetitions"]):
             reference, windows = draw(plan, seed, SHORT_WINDOWS)
             names, given = [], []
             for rows, (window, *_) in windows.items():
