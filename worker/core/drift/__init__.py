@@ -14,6 +14,8 @@ statistics   distances that people know
 comparison   a window beside the reference
 distances    what people know, told of each column
 joint        columns together, categories, alarms
+columns      what is said of each column
+detectable   the smallest change that a test finds
 judge        one window: votes, words
 windows      tumbling windows of partials
 episodes     events that open and close once

@@ -36,8 +36,6 @@ RAISED_ERRORS = 0.5
 2.2 of 100 windows of 600 rows without drift, with half of one in 1.0 (600 windows each)."""
 SHORTEST_REFERENCE = 5.0
 """Windows that fit fewer times than that into the reference are not judged."""
-FOUND_NINE_IN_TEN = 1.2816
-"""Standard deviations above the limit at which nine in ten are found."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from worker.core.drift import statistics
+from worker.core.drift import detectable, statistics
 from worker.core.drift.cells import ABOVE, BELOW, CELLS, INSIDE, OUTSIDE, STEPS_A_SCALE
 from worker.core.drift.outputs import Direction, Test
 from worker.core.drift.partial import Partial
@@ -23,6 +23,10 @@ Floats = NDArray[np.float64]
 GLITCHES = 0.05
 """Values outside the range count towards distances when they are more than that share."""
 POOLED_CELLS = 10
+TOLD_ALPHA = 0.01
+"""Level at which a distance by itself would be said to differ."""
+OF_WASSERSTEIN = 1.27, 0.44
+"""Mean and standard deviation of ``sqrt(n) W``, see :func:`wasserstein_chance`."""
 
 
 class Distances:
@@ -81,7 +85,10 @@ class Distances:
         return np.where(sd > 0.0, distance / np.where(sd > 0.0, sd, 1.0), 0.0)
 
     def tests(self, rows: Floats) -> list[list[Test]]:
-        """The distances of each column, with their chances by effective rows (F,)."""
+        """The distances of each column, with their chances by effective rows (F,).
+
+        What can be seen is at :data:`TOLD_ALPHA`, for they do not vote.
+        """
         p, q = statistics.shares(self._now), statistics.shares(self._usual)
         few, few_usual = (
             statistics.shares(statistics.pooled(counts, POOLED_CELLS) + statistics.SMOOTHING)
@@ -92,19 +99,27 @@ class Distances:
         js = statistics.jensen_shannon(few, few_usual)
         score = self.score()
         pooled = POOLED_CELLS - 1
-        root, sd = np.sqrt(rows), self._group.sd
+        sd, squares = self._group.sd, 8.0 * math.log(2.0)
+        of_cells = detectable.of_chi_squared(TOLD_ALPHA, pooled) / rows
         table = (
             # name, value, chance, effect, smallest that is found, whether in the column's unit
-            ("ks", ks, statistics.kolmogorov_chance(ks, rows), ks, 1.63 / root, False),
+            (
+                "ks",
+                ks,
+                statistics.kolmogorov_chance(ks, rows),
+                ks,
+                detectable.of_ks(TOLD_ALPHA, rows),
+                False,
+            ),
             (
                 *("wasserstein", score, wasserstein_chance(score, rows)),
-                *(self._wasserstein(), 2.2 * sd / root, True),
+                *(self._wasserstein(), sd * wasserstein_detectable(TOLD_ALPHA, rows), True),
             ),
-            ("psi", psi, special.chdtrc(pooled, rows * psi), psi, 21.7 / rows, False),
+            ("psi", psi, special.chdtrc(pooled, rows * psi), psi, of_cells, False),
             (
                 *("jensen-shannon", js),
-                *(special.chdtrc(pooled, rows * js**2 * 8.0 * math.log(2.0)), js),
-                *(1.98 / root, False),
+                *(special.chdtrc(pooled, rows * js**2 * squares), js),
+                *(np.sqrt(of_cells / squares), False),
             ),
         )
         return [
@@ -132,6 +147,19 @@ def wasserstein_chance(score: Floats, rows: Floats) -> Floats:
     standard deviation 0.44 (4,000 simulated samples of 500 and of 2,000 rows). The gamma
     distribution of these moments has its 99 % quantile at 2.5, the samples had it at 2.6.
     """
-    shape, mean = (1.27 / 0.44) ** 2, 1.27
+    mean, sd = OF_WASSERSTEIN
+    shape = (mean / sd) ** 2
     chance: Floats = special.gammaincc(shape, score * np.sqrt(rows) * shape / mean)
     return chance
+
+
+def wasserstein_detectable(alpha: float, rows: Floats) -> Floats:
+    """Normalised shift (F,) whose distance has that chance or less nine times in ten.
+
+    The distance is at least the difference of the means, which strays by a standard error.
+    """
+    mean, sd = OF_WASSERSTEIN
+    shape = (mean / sd) ** 2
+    limit = special.gammainccinv(shape, alpha) * mean / shape
+    least: Floats = (limit + detectable.FOUND_NINE_IN_TEN) / np.sqrt(rows)
+    return least

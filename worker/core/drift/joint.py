@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from worker.core.drift import calibration, contrasts, statistics
+from worker.core.drift import calibration, contrasts, detectable, statistics
 from worker.core.drift.comparison import Comparison
 from worker.core.drift.outputs import Test
 from worker.core.drift.reference import embed
@@ -33,7 +33,7 @@ def of_rows(held: Comparison, chances: dict[str, float]) -> list[Test]:
     found = []
     moving = held.moving
     if moving.sum() >= 2:
-        found.append(_domain(held, moving))
+        found.append(_domain(held, moving, chances["domain"]))
     # Of an accepted change only the contrasts are known.
     if held.base is not None:
         return found
@@ -42,11 +42,11 @@ def of_rows(held: Comparison, chances: dict[str, float]) -> list[Test]:
         rows = held.group.scores[every, held.window.sample, contrasts.LOCATION]
         found.append(_correlation(held, rows, moving, chances["correlation"]))
         if not held.gone.any():
-            found.append(_embedding(held, rows))
+            found.append(_embedding(held, rows, chances["mmd"]))
     return found
 
 
-def _domain(held: Comparison, moving: NDArray[np.bool_]) -> Test:
+def _domain(held: Comparison, moving: NDArray[np.bool_], chance: float) -> Test:
     """A linear classifier of window against reference (Hotelling's T squared).
 
     Its AUC is that of the best direction between two normal distributions.
@@ -62,8 +62,8 @@ def _domain(held: Comparison, moving: NDArray[np.bool_]) -> Test:
     p_value = _quadratic(squared, weights, freedom)
     effective = float(np.median(1.0 / np.maximum(held.in_full[at], 1e-12)))
     excess = max(squared - float(weights.sum()), 0.0) / effective
-    auc = float(special.ndtr(math.sqrt(excess / 2.0)))
-    detectable = math.sqrt(2.0 * float(weights.sum()) ** 0.5 * 4.0 / effective)
+    auc = _auc(excess)
+    least = detectable.of_quadratic(_quadratic_limit(chance, weights, freedom), weights)
     return Test(
         name="domain",
         value=auc,
@@ -71,9 +71,14 @@ def _domain(held: Comparison, moving: NDArray[np.bool_]) -> Test:
         effect=auc - 0.5,
         unit="",
         effective_rows=effective,
-        smallest_detectable=float(special.ndtr(detectable / math.sqrt(2.0))) - 0.5,
+        smallest_detectable=_auc(least / effective) - 0.5,
         voted=False,
     )
+
+
+def _auc(squared: float) -> float:
+    """Of two normal distributions at that squared distance, in standard deviations."""
+    return float(special.ndtr(math.sqrt(squared / 2.0)))
 
 
 def _sampled(held: Comparison, run: calibration.LongRun, rows: Floats) -> tuple[Floats, Floats]:
@@ -109,7 +114,9 @@ def _correlation(
     p_values = np.where(usable, calibration.two_sided(moved / error, freedom), 1.0)
     worst = int(np.argmin(p_values))
     limit = calibration.limit_of(chance / usable.sum(), freedom[worst : worst + 1])[0]
-    least = math.tanh(float(limit + calibration.FOUND_NINE_IN_TEN) * float(error[worst]))
+    # A correlation has the farther to go to either end, the less of it there was.
+    towards = math.copysign(limit + detectable.FOUND_NINE_IN_TEN, -usual[worst]) * error[worst]
+    found = math.tanh(math.atanh(usual[worst]) + towards)
     return Test(
         name="correlation",
         value=float(now[worst]),
@@ -117,42 +124,49 @@ def _correlation(
         effect=float(now[worst] - group.correlation[worst]),
         unit="",
         effective_rows=1.0 / float(variance[worst]),
-        smallest_detectable=least,
+        smallest_detectable=abs(found - float(usual[worst])),
         voted=False,
     )
 
 
-def _embedding(held: Comparison, rows: Floats) -> Test:
+def _embedding(held: Comparison, rows: Floats, chance: float) -> Test:
     """Maximum mean discrepancy (Gretton et al., JMLR 2012) by random Fourier features."""
     group = held.group
     moved = embed(rows, group.frequencies).mean(axis=0) - group.embedded
     squared = float(moved @ moved) / len(group.frequencies)
-    variance, freedom = _sampled(held, group.embedded_run, group.embedded_rows)
+    variance, freedoms = _sampled(held, group.embedded_run, group.embedded_rows)
     error = np.sqrt(variance)
     spread = group.embedded_alike * error[:, None] * error / len(group.frequencies)
     weights = np.linalg.eigvalsh(spread).clip(0.0)
-    usual = float(weights.sum())
+    usual, freedom = float(weights.sum()), float(np.median(freedoms))
+    limit = _quadratic_limit(chance, weights, freedom)
     return Test(
         name="mmd",
         value=math.sqrt(squared),
-        p_value=_quadratic(squared, weights, float(np.median(freedom))),
+        p_value=_quadratic(squared, weights, freedom),
         effect=math.sqrt(max(squared - usual, 0.0)),
         unit="",
         effective_rows=1.0 / max(usual, 1e-12),
-        smallest_detectable=math.sqrt(max(usual, 0.0)) * 2.0,
+        smallest_detectable=math.sqrt(detectable.of_quadratic(limit, weights)),
         voted=False,
     )
 
 
-def of_shares(held: Comparison, p_values: Floats, votes: NDArray[np.bool_]) -> list[Test]:
+def of_shares(
+    held: Comparison, p_values: Floats, votes: NDArray[np.bool_], levels: Floats
+) -> list[Test]:
     """Categories, a test a channel, and the alarm rate.
 
     Args:
         p_values, votes: (V,) of the shares, the alarm rate's last.
+        levels: (V,) chances at which each votes by itself.
     """
     columns = held.count * len(contrasts.KINDS)
     starts = held.reference.layout.category_starts
-    variance = held.in_full[columns:]
+    variance, departure = held.in_full[columns:], held.departure
+    limits = calibration.limit_of(levels, departure.freedom[columns:])
+    least = (limits + detectable.FOUND_NINE_IN_TEN) * departure.error[columns:]
+    least = np.minimum(least, 1.0)
     now, usual = held.means[columns:], held.group.centers[columns:]
     found = []
     for c, (name, _) in enumerate(held.reference.categories):
@@ -169,7 +183,7 @@ def of_shares(held: Comparison, p_values: Floats, votes: NDArray[np.bool_]) -> l
                 effect=float(np.abs(p - q).max()),
                 unit="",
                 effective_rows=rows,
-                smallest_detectable=4.0 / math.sqrt(rows) * 0.5,
+                smallest_detectable=float(least[at].max()),
                 voted=bool(votes[at].any()),
             )
         )
@@ -185,7 +199,7 @@ def of_shares(held: Comparison, p_values: Floats, votes: NDArray[np.bool_]) -> l
             effect=rate - usual_rate,
             unit="",
             effective_rows=rows,
-            smallest_detectable=4.0 * error,
+            smallest_detectable=float(least[-1]),
             voted=bool(votes[-1]),
         )
     )
@@ -194,8 +208,17 @@ def of_shares(held: Comparison, p_values: Floats, votes: NDArray[np.bool_]) -> l
 
 def _quadratic(value: float, weights: Floats, freedom: float) -> float:
     """Chance of a weighted sum of squares (Satterthwaite; F for what the weights rest on)."""
-    total, squares = float(weights.sum()), float((weights**2).sum())
+    total = float(weights.sum())
     if total <= 0.0:
         return 1.0
-    own = total**2 / squares
+    own = total**2 / float((weights**2).sum())
     return float(special.fdtrc(own, max(freedom, 2.0), value / total))
+
+
+def _quadratic_limit(chance: float, weights: Floats, freedom: float) -> float:
+    """The sum that has that chance: inverse of :func:`_quadratic`."""
+    total = float(weights.sum())
+    if total <= 0.0:
+        return 0.0
+    own = total**2 / float((weights**2).sum())
+    return total * float(special.fdtri(own, max(freedom, 2.0), 1.0 - chance))

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from worker.core.channels import format_duration
 from worker.core.drift import calibration, contrasts, joint, statistics
 from worker.core.drift.cells import ABOVE, BELOW, CELLS
+from worker.core.drift.columns import OF_COLUMNS, Votes, describe
 from worker.core.drift.comparison import Base, Comparison
-from worker.core.drift.distances import Distances
-from worker.core.drift.outputs import Direction, FeatureDrift, Test, Verdict, WindowReport
+from worker.core.drift.outputs import FeatureDrift, Test, Verdict, WindowReport
 from worker.core.drift.partial import Partial
 from worker.core.drift.reference import GroupReference, Reference
 
@@ -41,8 +41,6 @@ WEIGHTS = {
 """Shares of the false alarms; a shift of the mean is what drifts most often."""
 RESERVE = 0.1
 """Share of the false alarms that is left to what the tests' chances are only approximately."""
-OF_COLUMNS = (*contrasts.KINDS, "range")
-"""Tests of each column that vote."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +55,6 @@ class Finding:
     report: WindowReport
     standard: Floats
     means: Floats
-
-
-@dataclass(frozen=True)
-class _Votes:
-    """What came of the tests of each column, (F, 6) in the order of :data:`OF_COLUMNS`.
-
-    Attributes:
-        p_values, adjusted: before and after the correction for all that was tested.
-        least: (F, 5) smallest distance of each contrast that is found nine times in ten.
-    """
-
-    p_values: Floats
-    adjusted: Floats
-    votes: NDArray[np.bool_]
-    least: Floats
 
 
 def judge(
@@ -153,24 +136,21 @@ def _vote(held: Comparison, alpha: float) -> Finding:
     adjusted = calibration.adjust(tested, weights)
     votes = adjusted <= alpha
     own, rest = slice(0, table.size), slice(table.size, table.size + len(shares))
-    limits = calibration.limit_of(
-        alpha * weights[own].reshape(table.shape)[:, :kinds].ravel(), departure.freedom[:columns]
-    )
-    least = (limits + calibration.FOUND_NINE_IN_TEN) * departure.error[:columns]
-    features = _features(
+    shape = table.shape
+    features = describe(
         held,
-        _Votes(
-            table,
-            adjusted[own].reshape(table.shape),
-            votes[own].reshape(table.shape),
-            least.reshape(held.count, kinds),
+        Votes(
+            p_values=table,
+            adjusted=adjusted[own].reshape(shape),
+            levels=alpha * weights[own].reshape(shape),
+            voted=votes[own].reshape(shape),
         ),
     )
     together = [
         replace(test, voted=bool(voted))
         for test, voted in zip(rows, votes[rest.stop :], strict=True)
     ]
-    together += joint.of_shares(held, shares, votes[rest])
+    together += joint.of_shares(held, shares, votes[rest], alpha * weights[rest])
     report = _say(held, features, together, float(adjusted.min()), int((~votes).sum()))
     return Finding(report, departure.standard, held.means)
 
@@ -197,74 +177,6 @@ def _weights(columns: int, shares: int, together: list[str]) -> Floats:
     weights = np.concatenate([np.tile(own, columns), rest, joint_])
     shared: Floats = weights / weights.sum() * (1.0 - RESERVE)
     return shared
-
-
-def _features(held: Comparison, votes: _Votes) -> tuple[FeatureDrift, ...]:
-    """What is said of each column, the most significant first."""
-    rows, reference_rows = held.effective_rows, held.effective_reference
-    distances = Distances(held.reference, held.group, held.window)
-    told = distances.tests(rows * reference_rows / (rows + reference_rows))
-    effects, scores = distances.shift(), distances.score()
-    shape = (held.count, len(contrasts.KINDS))
-    columns = shape[0] * shape[1]
-    shift = (held.means[:columns] - held.group.centers[:columns]).reshape(shape)
-    found = [
-        FeatureDrift(
-            feature=name,
-            unit=held.reference.units[f],
-            drifted=bool(votes.votes[f].any()),
-            score=float(scores[f]),
-            direction=_direction(votes.votes[f], votes.adjusted[f], shift[f], distances.side(f)),
-            effect=float(effects[f]),
-            p_value=float(votes.adjusted[f].min()),
-            effective_rows=float(rows[f]),
-            smallest_detectable=float(votes.least[f, contrasts.LOCATION] * held.group.sd[f]),
-            tests=(
-                *_contrasts(held, votes, f, float(effects[f]), shift[f]),
-                _range(held, votes, f, float(distances.outside[f])),
-                *told[f],
-            ),
-        )
-        for f, name in enumerate(held.reference.columns)
-    ]
-    found.sort(key=lambda one: (not one.drifted, one.p_value, -one.score))
-    return tuple(found)
-
-
-def _contrasts(held: Comparison, votes: _Votes, f: int, effect: float, shift: Floats) -> list[Test]:
-    """The tests of a column's contrasts; location and spread in its unit."""
-    sd, unit = float(held.group.sd[f]), held.reference.units[f]
-    found = []
-    for k, kind in enumerate(contrasts.KINDS):
-        in_unit = kind in ("location", "spread")
-        scale = sd if in_unit else 1.0
-        found.append(
-            Test(
-                name=kind,
-                value=float(held.means[f * len(contrasts.KINDS) + k]),
-                p_value=float(votes.p_values[f, k]),
-                effect=effect if kind == "location" else float(shift[k]) * scale,
-                unit=unit if in_unit else "",
-                effective_rows=float(held.effective_rows[f]),
-                smallest_detectable=float(votes.least[f, k]) * scale,
-                voted=bool(votes.votes[f, k]),
-            )
-        )
-    return found
-
-
-def _range(held: Comparison, votes: _Votes, f: int, outside: float) -> Test:
-    rows = float(held.effective_rows[f])
-    return Test(
-        name="range",
-        value=outside,
-        p_value=float(votes.p_values[f, -1]),
-        effect=outside,
-        unit="",
-        effective_rows=rows,
-        smallest_detectable=min(4.0 / rows, 1.0),
-        voted=bool(votes.votes[f, -1]),
-    )
 
 
 def _say(
@@ -297,27 +209,6 @@ def _say(
             f"{first.smallest_detectable:.3g} {first.unit} of {first.feature} would be seen."
         ).replace("  ", " ")
     return _report(held.window, verdict, sentence, score, p_value, features, tuple(joint_))
-
-
-def _direction(
-    votes: NDArray[np.bool_], p_values: Floats, shift: Floats, side: Direction
-) -> Direction:
-    """What happened, by the most significant vote."""
-    if not votes.any():
-        return "none"
-    first = int(np.argmin(np.where(votes, p_values, np.inf)))
-    if votes[contrasts.LOCATION]:
-        first = contrasts.LOCATION
-    if first == len(contrasts.KINDS):
-        return side
-    choices: dict[int, tuple[Direction, Direction]] = {
-        contrasts.LOCATION: ("down", "up"),
-        contrasts.SPREAD: ("narrower", "wider"),
-        contrasts.SKEW: ("shape", "shape"),
-        contrasts.TAILS: ("shape", "shape"),
-        contrasts.MISSINGNESS: ("missing", "missing"),
-    }
-    return choices[first][int(shift[first] > 0.0)]
 
 
 def _explain(drifted: list[FeatureDrift], together: list[Test], columns: int) -> str:
