@@ -16,6 +16,7 @@ distances    what people know, told of each column
 joint        columns together, categories, alarms
 columns      what is said of each column
 detectable   the smallest change that a test finds
+streams      tests over several windows: ADWIN, Page-Hinkley, KSWIN
 judge        one window: votes, words
 windows      tumbling windows of partials
 episodes     events that open and close once

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.drift import calibration, contrasts, detectable, statistics
-from worker.core.drift.cells import CELLS
+from worker.core.drift.cells import CELLS, MISSING
 from worker.core.drift.comparison import Comparison
 from worker.core.drift.distances import Distances
 from worker.core.drift.outputs import Direction, FeatureDrift, Test
+from worker.core.drift.streams import Stream
 
 Floats = NDArray[np.float64]
 
@@ -23,18 +24,20 @@ OF_COLUMNS = (*contrasts.KINDS, "range")
 
 @dataclass(frozen=True)
 class Votes:
-    """Of the tests of F columns, in the order of :data:`OF_COLUMNS`.
+    """Of the K tests of F columns: :data:`OF_COLUMNS`, then those over several windows.
 
     Attributes:
-        p_values, adjusted, levels: (F, 6) chance, the same corrected for all that was tested, and
+        p_values, adjusted, levels: (F, K) chance, the same corrected for all that was tested, and
             the level at which a test votes by itself.
-        voted: (F, 6).
+        voted: (F, K).
+        over: tests over several windows.
     """
 
     p_values: Floats
     adjusted: Floats
     levels: Floats
     voted: NDArray[np.bool_]
+    over: dict[str, Stream]
 
 
 def describe(held: Comparison, votes: Votes) -> tuple[FeatureDrift, ...]:
@@ -66,7 +69,8 @@ def describe(held: Comparison, votes: Votes) -> tuple[FeatureDrift, ...]:
             )
             for k, kind in enumerate(OF_COLUMNS)
         )
-        shift = values[f, :KINDS] - moved[f]
+        shift = np.append(values[f, :KINDS] - moved[f], 0.0)
+        shift = np.append(shift, [one.moved[f] for one in votes.over.values()])
         found.append(
             FeatureDrift(
                 feature=name,
@@ -78,11 +82,28 @@ def describe(held: Comparison, votes: Votes) -> tuple[FeatureDrift, ...]:
                 p_value=float(votes.adjusted[f].min()),
                 effective_rows=float(rows[f]),
                 smallest_detectable=float(least[f, contrasts.LOCATION]),
-                tests=(*own, *told[f]),
+                tests=(*own, *_over(votes, f, unit, float(rows[f])), *told[f]),
             )
         )
     found.sort(key=lambda one: (not one.drifted, one.p_value, -one.score))
     return tuple(found)
+
+
+def _over(votes: Votes, f: int, unit: str, rows: float) -> list[Test]:
+    """Tests of a column over several windows; ``rows``: independent ones in a window."""
+    return [
+        Test(
+            name=name,
+            value=float(one.value[f]),
+            p_value=float(one.p_value[f]),
+            effect=float(one.moved[f]),
+            unit=unit,
+            effective_rows=rows * float(one.windows[f]),
+            smallest_detectable=float(one.least[f]),
+            voted=bool(votes.voted[f, len(OF_COLUMNS) + k]),
+        )
+        for k, (name, one) in enumerate(votes.over.items())
+    ]
 
 
 def _wider(spread: Floats) -> Floats:
@@ -105,20 +126,30 @@ def _effects(held: Comparison, distances: Distances) -> Floats:
 
 def _smallest(held: Comparison, levels: Floats) -> Floats:
     """The smallest effects (F, 6) that are found nine times in ten, each by its own test."""
+    group, columns = held.group, held.count * KINDS
+    shape = (held.count, KINDS)
+    error = held.departure.error[:columns].reshape(shape)
     limits = calibration.limit_of(
-        levels[:, :KINDS].ravel(), held.departure.freedom[: held.count * KINDS]
-    )
-    targets = (limits + detectable.FOUND_NINE_IN_TEN) * held.departure.error[: held.count * KINDS]
-    least = targets.reshape(held.count, KINDS)
-    group = held.group
-    least[:, contrasts.LOCATION] = detectable.of_shift(
-        least[:, contrasts.LOCATION],
-        group.scores[:, :CELLS, contrasts.LOCATION],
-        group.values,
-        statistics.shares(group.counts[:, :CELLS]),
-        group.sd,
-    )
-    least[:, contrasts.SPREAD] = _wider(least[:, contrasts.SPREAD]) * group.sd
+        levels[:, :KINDS].ravel(), held.departure.freedom[:columns]
+    ).reshape(shape)
+    least = (limits + detectable.FOUND_NINE_IN_TEN) * error
+    spread = detectable.of_spread(limits[:, contrasts.SPREAD], error[:, contrasts.SPREAD])
+    wider = _wider(spread)
+    share = statistics.shares(group.counts[:, :CELLS])
+    for f, sd in enumerate(group.sd):
+        present = share[f] > 0.0
+        usual = detectable.Usual(group.values[f, present], share[f, present])
+        of_location, of_spread = group.scores[f, :CELLS, : contrasts.SKEW][present].T
+        target = least[f, contrasts.LOCATION]
+        if sd > 0.0:
+            least[f, contrasts.LOCATION] = usual.shift(of_location, target, target * sd)
+            wider[f] = usual.widening(of_spread, spread[f], wider[f])
+    least[:, contrasts.SPREAD] = wider * group.sd
+    missing = contrasts.MISSINGNESS
+    gone = group.counts[:, MISSING] / group.rows
+    rows = held.worth(gone, np.arange(held.count) * KINDS + missing)
+    limit = gone + limits[:, missing] * error[:, missing]
+    least[:, missing] = detectable.of_share(limit, rows) - gone
     outside = detectable.of_range(levels[:, KINDS], held.effective_rows, held.effective_reference)
     return np.column_stack([least, outside])
 
@@ -141,4 +172,4 @@ def _direction(
         contrasts.TAILS: ("shape", "shape"),
         contrasts.MISSINGNESS: ("missing", "missing"),
     }
-    return choices[first][int(shift[first] > 0.0)]
+    return choices.get(first, ("down", "up"))[int(shift[first] > 0.0)]

@@ -46,11 +46,13 @@ class Departure:
         standard: (N,) in standard errors.
         freedom: (N,) degrees of freedom of Student's t.
         error: (N,) the standard errors.
+        own: (N,) variance of the window's means alone.
     """
 
     standard: Floats
     freedom: Floats
     error: Floats
+    own: Floats
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class Comparison:
         variance = variance * fewer
         if self.machines < 0.98 * group.machines:
             variance = variance + group.between * (1.0 / self.machines - 1.0 / group.machines)
-        variance = variance + self.whole + self.cycle[1]
+        own = variance + self.cycle[1]
+        variance = own + self.whole
         center = group.centers
         if self.base is not None:
             measured = self.of_window(group.long_run, self.base.slots)
@@ -150,7 +153,19 @@ class Comparison:
         error = np.sqrt(np.maximum(variance, np.where(group.long_run.variance > 0.0, 0.0, floor)))
         distance = np.where(self._flat(), 0.0, (self.means - center) / np.maximum(error, 1e-300))
         freedom = np.minimum(freedom, self._lightness(variance - self.whole, self.whole))
-        return Departure(distance, freedom, error)
+        return Departure(distance, freedom, error, own)
+
+    @functools.cached_property
+    def alone(self) -> Floats:
+        """Distances (F,) of the locations from the reference's in standard errors of the window.
+
+        Unlike ``departure``, without what the reference itself may be wrong by, which is the same
+        in every window.
+        """
+        at = self.locations
+        moved = (self.means - self.group.centers)[at]
+        error = np.sqrt(np.maximum(self.departure.own[at], 1e-300))
+        return np.where(self.moving, moved / error, 0.0)
 
     def _lightness(self, window: Floats, whole: Floats) -> Floats:
         """Degrees of freedom (N,) beyond which contrasts themselves have heavy tails.
@@ -208,3 +223,9 @@ class Comparison:
         """Independent rows (F,) that the reference is worth."""
         whole = self.whole[self.locations]
         return np.clip(1.0 / np.maximum(whole, 1e-12), 1.0, float(self.group.rows))
+
+    def worth(self, shares: Floats, at: NDArray[np.int64]) -> Floats:
+        """Independent rows (k,) that the window is worth to usual shares (k,), contrasts ``at``."""
+        variance = np.maximum(self.departure.error[at] ** 2 - self.whole[at], 1e-12)
+        rows = np.where(shares > 0.0, shares * (1.0 - shares) / variance, np.inf)
+        return np.clip(rows, 1.0, float(self.window.rows))

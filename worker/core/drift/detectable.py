@@ -7,6 +7,8 @@ of a change. What a test says of its power follows from the same numbers as its 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ Floats = NDArray[np.float64]
 FOUND = 0.9
 FOUND_NINE_IN_TEN = 1.2816
 """Standard deviations above the limit at which nine in ten are found."""
+STEPS = 2
+"""Towards a change of a given effect: effects are nearly straight lines."""
 
 
 def of_ks(alpha: float, rows: Floats) -> Floats:
@@ -68,25 +72,71 @@ def of_range(alpha: Floats, rows: Floats, reference_rows: Floats) -> Floats:
     return np.where(possible, share, 1.0)
 
 
-def of_shift(target: Floats, scores: Floats, values: Floats, share: Floats, sd: Floats) -> Floats:
-    """Shift (F,) in the columns' units that moves the mean normal score by ``target`` (F,).
+def of_share(limit: Floats, rows: Floats) -> Floats:
+    """Share (N,) of which a window of so many independent rows shows more than ``limit`` (N,).
 
-    Near the ends of the reference's range scores no longer grow, so a shift of one standard
-    deviation moves them by a little less than one.
-
-    Args:
-        scores, values, share: (F, 64) normal score, value and share of the reference in each cell.
-        sd: (F,) first guess of what moves the mean score by one.
+    A share strays by itself more than the usual one that it was held against: the upper end of
+    Wilson's interval (JASA, 1927) of the limit.
     """
-    shift = target * sd
-    for f in np.flatnonzero((sd > 0.0) & np.isfinite(target)):
-        present = share[f] > 0.0
-        x, y, p = values[f, present], scores[f, present], share[f, present]
-        for _ in range(3):
-            up = p @ np.interp(x + shift[f], x, y) - p @ y
-            down = p @ y - p @ np.interp(x - shift[f], x, y)
-            moved = min(up, down)
-            if moved <= 0.1 * target[f]:
-                break
-            shift[f] *= target[f] / moved
-    return shift
+    z2 = FOUND_NINE_IN_TEN**2
+    limit = np.clip(np.ceil(limit * rows) / rows, 0.0, 1.0)
+    half = FOUND_NINE_IN_TEN * np.sqrt(limit * (1.0 - limit) / rows + z2 / (4.0 * rows**2))
+    share: Floats = np.minimum((limit + z2 / (2.0 * rows) + half) / (1.0 + z2 / rows), 1.0)
+    return share
+
+
+def of_spread(limit: Floats, error: Floats) -> Floats:
+    """Change (F,) of the spread's contrast that is found, above limits (F,) in standard errors.
+
+    What is wider also strays more: k times the deviation gives a contrast ``(k^2 - 1) / sqrt(2)``
+    that itself strays ``k^2`` times as much.
+    """
+    growth = math.sqrt(2.0) * FOUND_NINE_IN_TEN * error
+    change: Floats = (limit + FOUND_NINE_IN_TEN) * error / np.maximum(1.0 - growth, 0.1)
+    return change
+
+
+@dataclass(frozen=True)
+class Usual:
+    """A column of the reference: value and share (k,) of each cell that it has."""
+
+    values: Floats
+    share: Floats
+
+    def shift(self, scores: Floats, target: float, guess: float) -> float:
+        """The shift that moves the mean of scores (k,) by ``target``.
+
+        Near the ends of the reference's range scores no longer grow, so a shift of one standard
+        deviation moves them by a little less than one.
+        """
+
+        def moved(by: float) -> float:
+            up, down = (self._mean(scores, self.values + sign * by) for sign in (1.0, -1.0))
+            middle = float(self.share @ scores)
+            return min(up - middle, middle - down)
+
+        return _inverse(moved, target, guess)
+
+    def widening(self, scores: Floats, target: float, guess: float) -> float:
+        """The share by which the deviation has to grow to move the mean of scores by that."""
+        center = float(self.share @ self.values)
+
+        def moved(by: float) -> float:
+            wider = center + (self.values - center) * (1.0 + by)
+            return self._mean(scores, wider) - float(self.share @ scores)
+
+        return _inverse(moved, target, guess)
+
+    def _mean(self, scores: Floats, values: Floats) -> float:
+        return float(self.share @ np.interp(values, self.values, scores))
+
+
+def _inverse(moved: Callable[[float], float], target: float, guess: float) -> float:
+    """Where a function that grows, ever more slowly, is the target; the guess if it never is."""
+    by = guess
+    for _ in range(STEPS):
+        now = moved(by)
+        if now <= 0.1 * target:
+            return guess
+        by *= target / now
+    return by

@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.core.drift import contrasts
+from worker.core.drift import contrasts, streams
 from worker.core.drift.outputs import WindowReport
 from worker.core.drift.reference import Reference
+from worker.core.drift.streams import Past
 
 WINDOWS = 64
 Floats = NDArray[np.float64]
@@ -23,6 +24,14 @@ class _Kept(msgspec.Struct, array_like=True):
 
     ends_us: list[int]
     distances: list[bytes]
+    alone: list[bytes]
+
+
+class _Packed(msgspec.Struct, array_like=True):
+    """All of it; ``since_us``: what ended before says nothing of a change from now on."""
+
+    kept: dict[int, _Kept]
+    since_us: int
 
 
 class History:
@@ -30,13 +39,33 @@ class History:
 
     def __init__(self) -> None:
         self._kept: dict[int, _Kept] = {}
+        self._since_us = 0
 
-    def add(self, report: WindowReport, standard: Floats) -> None:
-        """Remember a window by its distances (N,)."""
-        kept = self._kept.setdefault(report.window_us, _Kept([], []))
+    def begin_anew(self, at_us: int) -> None:
+        """Let tests over several windows begin anew: what is usual has changed, or is back."""
+        self._since_us = max(self._since_us, at_us)
+
+    def add(self, report: WindowReport, standard: Floats, alone: Floats) -> None:
+        """Remember a window by its distances (N,), and by those in its own standard errors (F,)."""
+        kept = self._kept.setdefault(report.window_us, _Kept([], [], []))
         kept.ends_us.append(report.end_us)
         kept.distances.append(standard.astype("<f4").tobytes())
-        del kept.ends_us[:-WINDOWS], kept.distances[:-WINDOWS]
+        kept.alone.append(alone.astype("<f4").tobytes())
+        del kept.ends_us[:-WINDOWS], kept.distances[:-WINDOWS], kept.alone[:-WINDOWS]
+
+    def past(self, window_us: int, start_us: int) -> Past | None:
+        """The windows of a length before the one that starts then; None without any."""
+        kept = self._kept.get(window_us)
+        if kept is None:
+            return None
+        ends_us = np.array(kept.ends_us, np.int64)
+        fresh = np.flatnonzero(ends_us - window_us >= self._since_us)[-(WINDOWS - 1) :]
+        if not len(fresh):
+            return None
+        series = np.stack([np.frombuffer(kept.alone[k], "<f4") for k in fresh]).astype(np.float64)
+        starts_us = np.append(ends_us[fresh] - window_us, start_us)
+        follows = np.append(False, starts_us[1:] == ends_us[fresh])
+        return Past(series, follows)
 
     def series(self, window_us: int) -> tuple[NDArray[np.int64], Floats]:
         """Ends (k,) and distances (k, N) of the windows of a length."""
@@ -81,13 +110,14 @@ class History:
 
     def to_bytes(self) -> bytes:
         """Pack; inverse of :meth:`from_bytes`."""
-        return msgspec.msgpack.encode(self._kept)
+        return msgspec.msgpack.encode(_Packed(self._kept, self._since_us))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> History:
         """Unpack what :meth:`to_bytes` gave; raises ``msgspec.DecodeError``."""
         history = cls()
-        history._kept = msgspec.msgpack.decode(data, type=dict[int, _Kept])
+        packed = msgspec.msgpack.decode(data, type=_Packed)
+        history._kept, history._since_us = packed.kept, packed.since_us
         return history
 
 
@@ -95,9 +125,11 @@ def first_contrast(reference: Reference, report: WindowReport) -> int:
     """Position of the contrast that drifted most; without columns, the first one's location."""
     kinds = len(contrasts.KINDS)
     for one in report.features:
-        voted = [t for t in one.tests if t.voted and t.name in contrasts.KINDS]
+        voted = [t for t in one.tests if t.voted and t.name in (*contrasts.KINDS, *streams.NAMES)]
         if one.drifted and voted:
             best = min(voted, key=lambda t: t.p_value if t.p_value is not None else 1.0)
-            at = reference.columns.index(one.feature)
-            return at * kinds + contrasts.KINDS.index(best.name)
+            at = reference.columns.index(one.feature) * kinds
+            # Tests over several windows are of the location.
+            of_window = best.name in contrasts.KINDS
+            return at + (contrasts.KINDS.index(best.name) if of_window else contrasts.LOCATION)
     return 0

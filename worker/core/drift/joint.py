@@ -165,9 +165,10 @@ def of_shares(
     starts = held.reference.layout.category_starts
     variance, departure = held.in_full[columns:], held.departure
     limits = calibration.limit_of(levels, departure.freedom[columns:])
-    least = (limits + detectable.FOUND_NINE_IN_TEN) * departure.error[columns:]
-    least = np.minimum(least, 1.0)
     now, usual = held.means[columns:], held.group.centers[columns:]
+    limit = usual + limits * departure.error[columns:]
+    worth = held.worth(usual, np.arange(columns, len(held.means)))
+    least = detectable.of_share(limit, worth) - usual
     found = []
     for c, (name, _) in enumerate(held.reference.categories):
         at = slice(starts[c], starts[c + 1])

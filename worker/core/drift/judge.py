@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.channels import format_duration
-from worker.core.drift import calibration, contrasts, joint, statistics
+from worker.core.drift import calibration, contrasts, joint, statistics, streams
 from worker.core.drift.cells import ABOVE, BELOW, CELLS
 from worker.core.drift.columns import OF_COLUMNS, Votes, describe
 from worker.core.drift.comparison import Base, Comparison
@@ -37,6 +37,9 @@ WEIGHTS = {
     "domain": 0.01,
     "categories": 0.015,
     "alarm-rate": 0.005,
+    "adwin": 0.01,
+    "page-hinkley": 0.005,
+    "kswin": 0.005,
 }
 """Shares of the false alarms; a shift of the mean is what drifts most often."""
 RESERVE = 0.1
@@ -50,11 +53,13 @@ class Finding:
     Attributes:
         standard: (N,) distance of each contrast from the reference in standard errors.
         means: (N,) the contrasts' means.
+        alone: (F,) see :attr:`Comparison.alone`.
     """
 
     report: WindowReport
     standard: Floats
     means: Floats
+    alone: Floats
 
 
 def judge(
@@ -64,6 +69,7 @@ def judge(
     alpha: float,
     min_rows: int,
     base: Base | None = None,
+    past: streams.Past | None = None,
 ) -> Finding:
     """Hold a window against the reference.
 
@@ -71,6 +77,7 @@ def judge(
         alpha: false discovery rate of the window's tests.
         min_rows: windows with fewer rows are "sparse".
         base: an accepted change.
+        past: the windows of the same length before, for tests over several.
     """
     length_us = window.end_us - window.start_us
     machines = max(window.machines, 1.0)
@@ -78,8 +85,8 @@ def judge(
     unseen = _unseen(group, window, slots, min_rows, length_us)
     if unseen is not None:
         empty = np.zeros(len(group.centers))
-        return Finding(_report(window, *unseen), empty, empty)
-    return _vote(Comparison(reference, group, window, slots, machines, base), alpha)
+        return Finding(_report(window, *unseen), empty, empty, np.zeros(len(reference.columns)))
+    return _vote(Comparison(reference, group, window, slots, machines, base), alpha, past)
 
 
 def _unseen(
@@ -122,17 +129,20 @@ def _report(
     )
 
 
-def _vote(held: Comparison, alpha: float) -> Finding:
+def _vote(held: Comparison, alpha: float, past: streams.Past | None) -> Finding:
     """Test, weigh, correct for the number of tests, and tell."""
     kinds, departure = len(contrasts.KINDS), held.departure
     columns = held.count * kinds
     p_values = calibration.two_sided(departure.standard, departure.freedom)
     table = _of_columns(held, p_values[:columns].reshape(held.count, kinds))
+    over = _over_windows(held, alpha, past)
+    names = (*OF_COLUMNS, *over)
+    table = np.column_stack([table, *(one.p_value for one in over.values())])
     shares = p_values[columns:]
     rows = joint.of_rows(held, {name: alpha * weight for name, weight in WEIGHTS.items()})
     chances = np.array([1.0 if test.p_value is None else test.p_value for test in rows])
     tested = np.concatenate([table.ravel(), shares, chances])
-    weights = _weights(held.count, len(shares), [test.name for test in rows])
+    weights = _weights((held.count, names), len(shares), [test.name for test in rows])
     adjusted = calibration.adjust(tested, weights)
     votes = adjusted <= alpha
     own, rest = slice(0, table.size), slice(table.size, table.size + len(shares))
@@ -144,6 +154,7 @@ def _vote(held: Comparison, alpha: float) -> Finding:
             adjusted=adjusted[own].reshape(shape),
             levels=alpha * weights[own].reshape(shape),
             voted=votes[own].reshape(shape),
+            over=over,
         ),
     )
     together = [
@@ -152,7 +163,7 @@ def _vote(held: Comparison, alpha: float) -> Finding:
     ]
     together += joint.of_shares(held, shares, votes[rest], alpha * weights[rest])
     report = _say(held, features, together, float(adjusted.min()), int((~votes).sum()))
-    return Finding(report, departure.standard, held.means)
+    return Finding(report, departure.standard, held.means, held.alone)
 
 
 def _of_columns(held: Comparison, p_values: Floats) -> Floats:
@@ -168,9 +179,23 @@ def _of_columns(held: Comparison, p_values: Floats) -> Floats:
     return np.column_stack([p_values, p_range])
 
 
-def _weights(columns: int, shares: int, together: list[str]) -> Floats:
-    """Shares of the false alarms: six tests a column, each category, the alarm rate, the rest."""
-    own = np.array([WEIGHTS[name] for name in OF_COLUMNS]) / columns
+def _over_windows(
+    held: Comparison, alpha: float, past: streams.Past | None
+) -> dict[str, streams.Stream]:
+    if past is None:
+        return {}
+    levels = {name: alpha * WEIGHTS[name] / held.count for name in streams.NAMES}
+    return streams.of_past(held, past, levels)
+
+
+def _weights(own_tests: tuple[int, tuple[str, ...]], shares: int, together: list[str]) -> Floats:
+    """Shares of the false alarms: each column's tests, each category, the alarm rate, the rest.
+
+    Args:
+        own_tests: F, and the names of the tests of each column.
+    """
+    columns, names = own_tests
+    own = np.array([WEIGHTS[name] for name in names]) / columns
     categories = shares - 1
     rest = [WEIGHTS["categories"] / max(categories, 1)] * categories + [WEIGHTS["alarm-rate"]]
     joint_ = [WEIGHTS[name] for name in together]

@@ -37,7 +37,7 @@ HOUR_US = 3600 * US_PER_S
 DAY_US = 24 * HOUR_US
 MAX_BASES = 8
 HEAD = "head"
-VERSION = 1
+VERSION = 2
 KINDS: tuple[EventKind, ...] = ("drift", "health")
 
 
@@ -194,6 +194,8 @@ class DriftMonitor:
         if head.latest is not None:
             head.bases = [*head.bases, head.latest][-MAX_BASES:]
             head.latest = None
+        self._history.begin_anew(at_us)
+        self._history_changed = True
         events = []
         for kind in KINDS:
             episode = self._episode(kind)
@@ -220,7 +222,7 @@ class DriftMonitor:
             reports.append(report)
             if report.verdict in ("sparse", "blind"):
                 continue
-            self._history.add(report, finding.standard)
+            self._history.add(report, finding.standard, finding.alone)
             self._history_changed = True
             if report.verdict == "drift":
                 slots = max(window.rows / max(window.machines, 1.0), 1.0)
@@ -234,6 +236,8 @@ class DriftMonitor:
                     self.settings.persistence,
                     self.settings.recovery,
                 )
+                if change == "closed":
+                    self._history.begin_anew(report.end_us)
                 if change is not None:
                     length_us = episode.window_us or length_us
                     reason: CloseReason | None = "recovered" if change == "closed" else None
@@ -244,11 +248,12 @@ class DriftMonitor:
     def _hold(self, window: Partial) -> Finding:
         """Hold a window against the reference, then against what was accepted."""
         usual = (self.reference, self._usual, window, self._alpha, self.settings.min_rows)
-        first = judge(*usual)
+        past = self._history.past(window.end_us - window.start_us, window.start_us)
+        first = judge(*usual, past=past)
         if first.report.verdict != "drift":
             return first
         for means, slots in reversed(self._head.bases):
-            other = judge(*usual, Base(np.frombuffer(means, "<f8"), slots))
+            other = judge(*usual, Base(np.frombuffer(means, "<f8"), slots), past)
             if other.report.verdict == "ordinary":
                 return other
         return first
