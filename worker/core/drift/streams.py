@@ -44,7 +44,7 @@ RECENT = 12
 """Windows that KSWIN holds against those before, at most a third of all."""
 PAGE_HINKLEY_LENGTHS = (12, 16, 24, 32, 48, 64)
 PAGE_HINKLEY_AT = (5.65, 6.44, 7.52, 8.19, 9.00, 9.44)
-"""Its value at a chance of one in a hundred, by the number of windows (400,000 simulated series)."""
+"""Its value at a chance of one in a hundred, by the number of windows (400,000 series each)."""
 PAGE_HINKLEY_TENFOLD = (1.86, 2.26, 2.72, 3.24, 3.61, 4.12)
 """By how much it grows to a chance of one in a thousand; beyond, the tail falls faster."""
 STEADIEST = 0.95
