@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from worker.core.drift.cells import STEPS_A_SCALE
 from worker.core.drift.history import History
-from worker.core.drift.outputs import Advice, EventKind, Machine, WindowReport
+from worker.core.drift.outputs import Advice, EventKind, FeatureDrift, Machine, WindowReport
 from worker.core.drift.partial import Partial
 from worker.core.drift.reference import GroupReference, Reference
 
@@ -22,6 +22,9 @@ TREND = 0.8
 SEASON = 0.6
 """Correlation with the same hours of the day before beyond which a change is seasonal."""
 HOURS_A_DAY = 24
+STILL = -0.6
+"""Contrast of the spread of a column with less than two fifths of its usual deviation; a column
+that stands still in the middle has -0.71."""
 HOUR_US = 3_600_000_000
 
 
@@ -41,15 +44,19 @@ def advise(reference: Reference, history: History, report: WindowReport, kind: E
         return "new-regime" if any(test.voted for test in report.joint) else "unclear"
     owner = dict(zip(reference.columns, reference.owners, strict=True))
     owners = {owner[one.feature] for one in drifted} - {""}
-    if drifted[0].direction == "missing" or (
-        len(owners) == 1 and drifted[0].direction == "narrower"
-    ):
+    narrower = drifted[0].direction == "narrower" or _is_still(drifted[0])
+    if drifted[0].direction == "missing" or (len(owners) == 1 and narrower):
         return "sensor-fault"
     if _is_seasonal(reference, history, report):
         return "seasonal"
     if _is_gradual(reference, history, report):
         return "gradual-wear"
     return "recalibrated-sensor" if len(owners) == 1 else "new-regime"
+
+
+def _is_still(one: FeatureDrift) -> bool:
+    """Whether a column hardly moves, whichever of its tests was the most significant."""
+    return any(test.name == "spread" and test.value < STILL for test in one.tests)
 
 
 def _is_gradual(reference: Reference, history: History, report: WindowReport) -> bool:
