@@ -105,6 +105,10 @@ bench-detection: $(STAMP_DEV) ## Measure detection where the truth is known; wri
 bench-drift: $(STAMP_DEV) ## Measure drift's false alarms, power and cost beside other libraries; writes build/bench-drift.json (ARGS="--repetitions 20")
 	@exec $(BIN)/python -m load.drift $(ARGS)
 
+.PHONY: bench-backtest
+bench-backtest: $(STAMP_DEV) ## Measure how fast recordings are applied again; writes build/bench-backtest.json
+	@exec $(BIN)/python -m load.backtest $(ARGS)
+
 .PHONY: bench-restart
 bench-restart: $(STAMP_DEV) kafka-jars ## Measure restart and memory with 10,000 and 100,000 machines (ARGS="--machines 10000")
 	@exec $(BIN)/python -m load.restart $(ARGS)
