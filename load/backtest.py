@@ -32,7 +32,7 @@ from worker.core.events import EventDecoder
 from worker.core.outgoing import partition_of
 from worker.models.bundle import load_bundle
 from worker.recording.files import segments_of
-from worker.recording.parquet import read_batches
+from worker.recording.parquet import Columns, read_batches
 from worker.recording.writing import PartitionWriter
 from worker.replay.recorded import CHUNK_ROWS, Source, backtest_recording, chunk_of
 from worker.settings import Settings
@@ -74,7 +74,7 @@ def record(root: Path, total: int) -> None:
         for partition, own in enumerate(parts):
             first, end = ends[partition], ends[partition] + len(own)
             times = [START_US // 1000 + round((begin + i) * step_ms) for i in own]
-            columns = {
+            columns: Columns = {
                 "offset": list(range(first, end)),
                 "timestamp": times,
                 "timestamp_type": ["append"] * len(own),
