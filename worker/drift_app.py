@@ -42,8 +42,12 @@ def create_drift_app(settings: Settings, bundle: Bundle, metadata: ClusterMetada
         BundleError: the bundle has no reference.
         TopicError: a topic is missing, or the changelog does not fit the input topic.
     """
+    source = metadata.topics.get(settings.topics.sensor_events)
+    partitions = 0 if source is None else len(source.partitions)
     monitors = Monitors(
-        bundle.require_reference(), monitor_settings(settings.drift), bundle.model_version
+        bundle.require_reference(),
+        monitor_settings(settings.drift, partitions),
+        bundle.model_version,
     )
     metrics = DriftMetrics()
     metrics.set_model(bundle.model_version, bundle.framework)
@@ -73,8 +77,8 @@ def create_drift_app(settings: Settings, bundle: Bundle, metadata: ClusterMetada
     )
 
 
-def monitor_settings(drift: DriftSettings) -> MonitorSettings:
-    """As the core takes them."""
+def monitor_settings(drift: DriftSettings, partitions: int) -> MonitorSettings:
+    """As the core takes them; ``partitions``: of the topic that the workers read."""
     return MonitorSettings(
         windows_us=tuple(minutes * US_PER_MIN for minutes in drift.windows_min),
         grace_us=drift.grace_s * US_PER_S,
@@ -85,6 +89,7 @@ def monitor_settings(drift: DriftSettings) -> MonitorSettings:
         recovery=drift.recovery,
         retrain_after_us=drift.retrain_after_h * US_PER_HOUR,
         retrain_again_us=drift.retrain_cool_down_h * US_PER_HOUR,
+        partitions=partitions,
     )
 
 

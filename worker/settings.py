@@ -288,7 +288,8 @@ class DriftSettings(_Section):
     Attributes:
         windows_min: lengths of the windows that are judged side by side, shortest first.
         grace_s: event time for which a window waits for late rows after its end.
-        patience_min: a partition farther behind the fastest is not waited for.
+        patience_min: a partition that was silent for longer, while others were not, is not waited
+            for.
         minimum_sample: windows with fewer rows are not judged.
         false_alarm_rate: false alarms that are tolerated, per window.
         persistence: windows in a row that have to show a drift until it opens.

@@ -1,4 +1,4 @@
-"""``driftdetector drift``: watch for drift, and accept changes."""
+"""``driftdetector drift``: watch for drift, accept changes, compare recordings."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from worker.cli.context import context_of
+from worker.cli.drift_report import report
 from worker.core.errors import ConfigError
 
 BROKER = typer.Option("--broker", metavar="HOST:PORT", help="Same as the setting kafka.brokers.")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands ``drift`` and ``drift accept``."""
+    """Add the commands ``drift``, ``drift accept`` and ``drift report``."""
     drift = typer.Typer(
         help="Watch for drift of what machines send from what the model was trained on.",
         invoke_without_command=True,
     )
     drift.callback()(watch)
     drift.command("accept")(accept)
+    drift.command("report")(report)
     app.add_typer(drift, name="drift")
 
 

@@ -7,8 +7,13 @@ What comes after a failure is never applied to it, as it is not applied to the s
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.core.channels import ChannelSpec
 from worker.core.drift import Collector, Layout, watched_rows
 from worker.core.drift.thinning import counts
 from worker.core.events import Chunk
@@ -18,6 +23,17 @@ from worker.core.state import PartitionState
 
 PANE_US = 60_000_000
 """Windows of drift are whole minutes."""
+
+
+class WatchedPart(NamedTuple):
+    """n rows as :meth:`worker.core.drift.Collector.add` takes them."""
+
+    times_us: NDArray[np.int64]
+    machines: NDArray[np.int64]
+    machine_ids: Mapping[int, bytes]
+    rows: NDArray[np.float32]
+    anomalous: NDArray[np.bool_]
+    categories: Mapping[str, Sequence[str | None]]
 
 
 class Scoring:
@@ -42,7 +58,9 @@ class Scoring:
                 collector = Collector(self._layout, chunk.partition, PANE_US)
                 self._collectors[chunk.partition] = collector
             for scored in outputs.scored_events:
-                self._collect(collector, scored)
+                part = watched_part(self._pipeline.spec, scored, self._layout.stride_us)
+                if len(part.times_us):
+                    collector.add(*part)
         return outputs
 
     def summarize(self, partition: int, next_offset: int) -> list[Record]:
@@ -59,32 +77,30 @@ class Scoring:
             for partial in collector.take(next_offset)
         ]
 
-    def _collect(self, collector: Collector, scored: Scored) -> None:
-        """Gather those events that tell something.
 
-        Under planned maintenance a machine is not as usual; in its warm-up its model's inputs are
-        not yet as in training; and of rows that follow closely only the first counts.
-        """
-        scores, readings = scored.scores, scored.readings
-        at = np.flatnonzero(
-            counts(readings.times_us, scored.previous_us, collector.layout.stride_us)
-            & ~scored.maintained
-            & (scores.experience >= 1.0)
-        )
-        if not len(at):
-            return
-        machines, rows = scored.machines[at], at.tolist()
-        collector.add(
-            readings.times_us[at],
-            machines,
-            dict(zip(machines.tolist(), map(readings.machine_ids.__getitem__, rows), strict=True)),
-            watched_rows(
-                self._pipeline.spec, scored.values[at], scores.inputs[at], scores.forest[at]
-            ),
-            scores.anomaly_score[at] < scores.threshold[at],
-            {
-                channel: list(map(readings.categories[channel].__getitem__, rows))
-                for channel, _ in collector.layout.categories
-                if channel in readings.categories
-            },
-        )
+def watched_part(spec: ChannelSpec, scored: Scored, stride_us: int | None = None) -> WatchedPart:
+    """Those of the events that tell something, as a collector takes them.
+
+    Under planned maintenance a machine is not as usual; in its warm-up its model's inputs are
+    not yet as in training; and of rows that follow closely only the first counts.
+
+    Args:
+        stride_us: of the reference; None: rows that follow closely count too.
+    """
+    scores, readings = scored.scores, scored.readings
+    told = ~scored.maintained & (scores.experience >= 1.0)
+    if stride_us is not None:
+        told &= counts(readings.times_us, scored.previous_us, stride_us)
+    at = np.flatnonzero(told)
+    machines, rows = scored.machines[at], at.tolist()
+    return WatchedPart(
+        readings.times_us[at],
+        machines,
+        dict(zip(machines.tolist(), map(readings.machine_ids.__getitem__, rows), strict=True)),
+        watched_rows(spec, scored.values[at], scores.inputs[at], scores.forest[at]),
+        scores.anomaly_score[at] < scores.threshold[at],
+        {
+            channel.name: list(map(readings.categories[channel.name].__getitem__, rows))
+            for channel in spec.categorical
+        },
+    )

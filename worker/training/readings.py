@@ -96,7 +96,7 @@ def read_recording(path: Path, spec: ChannelSpec, option: str = "--data") -> Rec
     Raises:
         ConfigError: naming file, row and column of the first thing that cannot be read.
     """
-    files = _files(path, option)
+    files = files_of(path, option)
     known = [*KEYS, *(c.name for c in spec.channels)]
     parts = [recording_of(load_columns(file, known, option), spec, str(file)) for file in files]
     notes = dict.fromkeys(note for part in parts for note in part.notes)
@@ -245,7 +245,8 @@ def simulated_readings(
     return machine_readings(recording_of(frame, spec, source), spec)
 
 
-def _files(path: Path, option: str) -> list[Path]:
+def files_of(path: Path, option: str) -> list[Path]:
+    """A file itself, or the tables in a folder; raises ConfigError if it has none."""
     if not path.is_dir():
         return [path]
     files = sorted(f for f in path.iterdir() if f.name.lower().endswith(FILE_TYPES))

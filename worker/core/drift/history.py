@@ -89,8 +89,9 @@ class History:
     ) -> int:
         """Since when: where the run of the contrast that drifted most is likeliest to begin.
 
-        Maximises the likelihood of a mean of zero before and any mean after, over the windows
-        of the shortest length that reach back far enough (Hinkley, Biometrika 1970).
+        Maximises the likelihood of a mean of zero before, and after it any mean or one that
+        grows steadily, over the windows of the shortest length that reach back far enough
+        (Hinkley, Biometrika 1970; Biometrika 1971 for the bent line).
 
         Args:
             first_us: begin of the first window that showed the drift, the answer without others.
@@ -102,10 +103,7 @@ class History:
             ends_us, z = ends_us[inside], z[inside]
             if len(z) < 2 or ends_us[0] - window_us > first_us:
                 continue
-            after = np.cumsum(z[::-1])[::-1]
-            gain = after**2 / np.arange(len(z), 0, -1)
-            best = int(np.argmax(gain))
-            return int(ends_us[best]) - window_us
+            return int(ends_us[_likeliest(z)]) - window_us
         return first_us
 
     def to_bytes(self) -> bytes:
@@ -119,6 +117,16 @@ class History:
         packed = msgspec.msgpack.decode(data, type=_Packed)
         history._kept, history._since_us = packed.kept, packed.since_us
         return history
+
+
+def _likeliest(z: Floats) -> int:
+    """Where in (k,) distances a level or a steady growth begins."""
+    gains = np.empty((2, len(z)))
+    for at in range(len(z)):
+        after = z[at:]
+        growth = np.arange(len(after)) + 0.5
+        gains[:, at] = after.sum() ** 2 / len(after), (after @ growth) ** 2 / (growth @ growth)
+    return int(np.argmax(gains.max(axis=0)))
 
 
 def first_contrast(reference: Reference, report: WindowReport) -> int:

@@ -48,7 +48,8 @@ class Settings:
     Attributes:
         windows_us: lengths of the windows, shortest first.
         grace_us: how long after its end a window waits for late partials.
-        patience_us: partitions farther behind the fastest are not waited for.
+        patience_us: partitions that were silent for longer are not waited for.
+        partitions: how many there are; 0: it is not known.
         alpha: false alarms that are tolerated, a window; divided among the groups.
         min_rows: windows with fewer rows are not judged.
         persistence: windows in a row that have to show a drift until it opens.
@@ -66,6 +67,7 @@ class Settings:
     recovery: int = 3
     retrain_after_us: int = 6 * HOUR_US
     retrain_again_us: int = 7 * DAY_US
+    partitions: int = 0
 
 
 class _Head(msgspec.Struct):
@@ -104,7 +106,9 @@ class DriftMonitor:
         self.settings, self.model_version = settings, model_version
         self._usual = reference.groups[group]
         self._alpha = settings.alpha / len(reference.groups)
-        self._windows = Windows(settings.windows_us, settings.grace_us, settings.patience_us)
+        self._windows = Windows(
+            settings.windows_us, settings.grace_us, settings.patience_us, settings.partitions
+        )
         self._head = _Head(
             VERSION, reference.fingerprint, self._windows.progress, Episode(), Episode()
         )
@@ -163,8 +167,11 @@ class DriftMonitor:
             self._history_changed = False
         return rows
 
-    def add(self, partial: Partial) -> Outputs:
+    def add(self, partial: Partial, heard_us: int = 0) -> Outputs:
         """Take a partial, and judge the windows that are complete with it.
+
+        Args:
+            heard_us: when it was written, by the clock of Kafka; always 0 where there is none.
 
         Raises:
             PartialError: it is of another reference or group; nothing changed.
@@ -180,7 +187,7 @@ class DriftMonitor:
             or len(partial.categories) != (self.reference.layout.category_starts[-1])
         ):
             raise PartialError("a drift partial has other columns than its reference.")
-        repeated, late = self._windows.add(partial)
+        repeated, late = self._windows.add(partial, heard_us)
         outputs = self._judge(self._windows.close())
         return replace(outputs, late=int(late), repeated=int(repeated))
 

@@ -2,8 +2,9 @@
 
 Owns which partials count, once each, and when a window is complete. A window of every length is
 the sum of the partials whose panes are in it. Progress is event time: windows close when the
-slowest live partition has passed their end by the grace; a partition that is far behind the
-fastest for long does not hold the others up.
+slowest live partition has passed their end by the grace, however far apart partitions are. Alive
+is one of which something was heard lately, by the clock of Kafka: one that fell silent does not
+hold the others up.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import msgspec
 from worker.core.drift.partial import Partial, merge
 from worker.core.errors import PartialError
 
+SETTLE_US = 10_000_000
+"""How long partitions are waited for of which nothing was ever heard."""
+
 
 class Progress(msgspec.Struct):
     """How far a group is.
@@ -22,11 +26,15 @@ class Progress(msgspec.Struct):
     Attributes:
         seen: for each partition, sequence and pane of the last partial.
         newest_us: for each partition, the end of the newest pane.
+        heard_us: for each partition, when its last partial was written.
+        first_heard_us: when the first of all was written.
         watermark_us: windows that end until then are closed.
     """
 
     seen: dict[int, tuple[int, int]] = {}
     newest_us: dict[int, int] = {}
+    heard_us: dict[int, int] = {}
+    first_heard_us: int = -1
     watermark_us: int = 0
 
 
@@ -36,13 +44,19 @@ class Windows:
     Args:
         lengths_us: of the windows, all multiples of the pane.
         grace_us: how long after its end a window stays open.
-        patience_us: partitions farther behind the fastest are not waited for.
+        patience_us: partitions that were silent for longer, while others were not, are not
+            waited for.
+        partitions: how many there are. In the beginning all are waited for, for ten seconds:
+            what one has kept for days may come before the first that another has.
     """
 
-    def __init__(self, lengths_us: tuple[int, ...], grace_us: int, patience_us: int) -> None:
+    def __init__(
+        self, lengths_us: tuple[int, ...], grace_us: int, patience_us: int, partitions: int = 0
+    ) -> None:
         self._lengths_us = lengths_us
         self._grace_us = grace_us
         self._patience_us = patience_us
+        self._partitions = partitions
         self.progress = Progress()
         self.open: dict[tuple[int, int], Partial] = {}
         self.changed: set[tuple[int, int]] = set()
@@ -52,8 +66,12 @@ class Windows:
         self.progress = progress
         self.open = dict(open_)
 
-    def add(self, partial: Partial) -> tuple[bool, bool]:
+    def add(self, partial: Partial, heard_us: int = 0) -> tuple[bool, bool]:
         """Merge a partial into its windows.
+
+        Args:
+            heard_us: when it was written, by the clock of Kafka; 0 for all of them if there is
+                no such clock.
 
         Returns:
             Whether it was a repetition, and whether it was too late for one of its windows.
@@ -83,12 +101,27 @@ class Windows:
             parts = [self.open[key], partial] if key in self.open else [partial]
             self.open[key] = merge(parts, start_us, start_us + length_us)
             self.changed.add(key)
-        newest_us = progress.newest_us
-        newest_us[partial.partition] = max(newest_us.get(partial.partition, 0), partial.end_us)
-        fastest_us = max(newest_us.values())
-        live = [us for us in newest_us.values() if us >= fastest_us - self._patience_us]
-        progress.watermark_us = max(progress.watermark_us, min(live) - self._grace_us)
+        self._advance(partial, heard_us)
         return False, late
+
+    def _advance(self, partial: Partial, heard_us: int) -> None:
+        """Move the watermark to the slowest of those partitions that are alive."""
+        progress, partition = self.progress, partial.partition
+        newest_us, heard = progress.newest_us, progress.heard_us
+        newest_us[partition] = max(newest_us.get(partition, 0), partial.end_us)
+        heard[partition] = max(heard.get(partition, 0), heard_us)
+        if progress.first_heard_us < 0:
+            progress.first_heard_us = heard_us
+        latest_us = max(heard.values())
+        unheard = len(newest_us) < self._partitions
+        if unheard and latest_us < progress.first_heard_us + SETTLE_US:
+            return
+        live = [
+            end_us
+            for one, end_us in newest_us.items()
+            if heard.get(one, latest_us) >= latest_us - self._patience_us
+        ]
+        progress.watermark_us = max(progress.watermark_us, min(live) - self._grace_us)
 
     def close(self, everything: bool = False) -> list[Partial]:
         """Take the windows that are complete, in order of their ends, shorter ones first."""

@@ -100,7 +100,7 @@ class Drifting:
         stamp_us = int(chunk.timestamps_ms[row]) * 1000
         if partial.start_us > stamp_us + self._max_ahead_us:
             raise PartialError("a drift partial is of a pane that has not begun yet.")
-        found = self._monitor(state, partial.group).add(partial)
+        found = self._monitor(state, partial.group).add(partial, stamp_us)
         fate: PartialFate = "repeated" if found.repeated else "late" if found.late else "merged"
         outputs.partials[fate] += 1
         outputs.newest_time_us = max(outputs.newest_time_us, partial.end_us)
