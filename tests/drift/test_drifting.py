@@ -8,33 +8,16 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from tests.drift.conftest import (
-    AFTER_US,
-    US_PER_HOUR,
-    Told,
-    agent,
-    chunk_of,
-    events,
-    partials,
-    told,
-    watch,
-)
+from load.drift_fleet import AFTER_US, US_PER_HOUR, events
+from load.drift_live import CHANGES
+from tests.drift.conftest import Told, agent, chunk_of, partials, told, watch
 from worker.core.drift import FLEET, Partial
-from worker.core.drifting import DriftState, DriftStateReader, Monitors
+from worker.core.drifting import Drifting, DriftState, DriftStateReader, Monitors
 from worker.core.messages import DriftAcceptance, DriftEvent, RetrainingRequest, encode, to_time_us
 from worker.core.outgoing import Record
 from worker.models.bundle import Bundle
-from worker.simulator import FleetChange
 
-START_US = AFTER_US + 9 * US_PER_HOUR
-RAMP_US = 12 * US_PER_HOUR
-STEP = FleetChange("step", ("pressure",), START_US, 1.5)
-CHANGES = {
-    "step": STEP,
-    "slow-drift": FleetChange("slow-drift", ("flow",), AFTER_US + US_PER_HOUR, 3.0, RAMP_US),
-    "recalibrated-sensor": FleetChange("recalibrated-sensor", ("current",), START_US, 1.0),
-    "regime-change": FleetChange("regime-change", ("pressure", "flow"), START_US, 2.0),
-}
+STEP = CHANGES["step"]
 
 
 def run(bundle: Bundle, records: list[Record]) -> Told:
@@ -50,15 +33,13 @@ def test_each_kind_of_change_is_reported_once_with_its_channels_and_its_start(
     watched: Bundle, kind: str
 ) -> None:
     change = CHANGES[kind]
-    found = run(watched, partials(watched, events(24, [change])))
+    found = run(watched, partials(watched, events(14, [change])))
     (opened,) = [event for event in found.opened if event["group"] == FLEET]
     assert {event["id"] for event in found.events if event["group"] == FLEET} == {opened["id"]}
     first = {feature["feature"].rpartition("_")[2] for feature in opened["features"][:1]}
     assert first <= set(change.channels)
-    window_us = round(opened["window_s"] * 1e6)
-    # A slow drift begins with nothing that could be seen: half of its ramp is.
-    latest_us = change.start_us + window_us + change.ramp_us // 2
-    assert change.start_us - window_us <= time_us(opened["began_at"]) <= latest_us
+    window_us = opened["window_s"] * 1e6
+    assert abs(time_us(opened["began_at"]) - change.start_us) <= window_us
 
 
 def test_a_day_without_drift_gives_no_event(watched: Bundle) -> None:
@@ -67,7 +48,7 @@ def test_a_day_without_drift_gives_no_event(watched: Bundle) -> None:
 
 
 def test_messages_are_what_their_types_say(watched: Bundle) -> None:
-    found = run(watched, partials(watched, events(18, [STEP])))
+    found = run(watched, partials(watched, events(16, [STEP])))
     assert found.requests
     for event in found.events:
         msgspec.convert(event, DriftEvent, strict=True)
@@ -166,15 +147,42 @@ def test_state_that_is_damaged_makes_its_group_begin_anew(watched: Bundle) -> No
 
 
 def test_accepting_a_change_closes_its_event(watched: Bundle) -> None:
-    records = partials(watched, events(24, [STEP]), chunk=2000)
+    records = partials(watched, events(16, [STEP]), chunk=2000)
     drifting, state = agent(watched), DriftState()
-    half = len(records) * 16 // 24
+    half = len(records) * 14 // 16
     before = told(watch(drifting, state, records[:half]))
     assert before.opened
-    at = datetime.fromtimestamp((AFTER_US + 16 * US_PER_HOUR) / 1e6, UTC)
+    at = datetime.fromtimestamp((AFTER_US + 14 * US_PER_HOUR) / 1e6, UTC)
     acceptance = DriftAcceptance(FLEET, at, note="new tools")
     sent = [(FLEET.encode(), encode(acceptance))]
     outputs = drifting.step(state, chunk_of(sent, state.next_offset, 0))
     assert outputs.accepted == 1
     (closed,) = told(outputs.records).events
     assert (closed["status"], closed["close_reason"]) == ("closed", "accepted")
+
+
+def test_a_new_reference_closes_what_the_old_one_left_open_once(watched: Bundle) -> None:
+    drifting, state = agent(watched), DriftState()
+    before = told(watch(drifting, state, partials(watched, events(14, [STEP]))))
+    (opened,) = [event for event in before.opened if event["group"] == FLEET]
+    rows = {key: row for key, row in state.take_changes() if row is not None}
+    reference = watched.require_reference()
+    other = replace(reference, center=reference.center + 1.0)
+    chosen = replace(agent(watched)._monitors, reference=other, model_version="fleet/2.0.0")
+    reader = DriftStateReader(chosen, lambda _: None)
+    reader.read(list(rows.items()), range(len(rows)))
+    after = reader.finish(state.next_offset)
+    # Whatever comes first: here a partial of the old reference.
+    (record, *_) = partials(watched, events(1))
+    second = Drifting(chosen, 10**9)
+    told_then = told(watch(second, after, [record])).events
+    (closed,) = [event for event in told_then if event["group"] == FLEET]
+    assert closed["id"] == opened["id"]
+    assert (closed["status"], closed["close_reason"]) == ("closed", "new-reference")
+    assert (closed["reference"], closed["model_version"]) == (other.hash, "fleet/2.0.0")
+    assert closed["sequence"] > opened["sequence"]
+    msgspec.convert(closed, DriftEvent, strict=True)
+    gone = dict(after.take_changes())
+    assert gone.keys() >= rows.keys()
+    assert set(gone.values()) == {None}
+    assert told(watch(second, after, [record])).events == []

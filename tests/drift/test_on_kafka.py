@@ -9,29 +9,22 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from load.drift_fleet import events
+from load.drift_live import CHANGES, catch_up, judge, run_case, settings_of
 from load.local_kafka import LocalKafka
 from load.worker_process import WorkerProcess, create_topics, load
-from tests.drift.conftest import AFTER_US, MACHINES, US_PER_HOUR, US_PER_MIN, agent, events, told
-from tests.support.kafka import (
-    NewRecord,
-    committed_offsets,
-    produce,
-    read_topic,
-    unique,
-    wait_until,
-)
+from tests.drift.conftest import agent, told
+from tests.support.kafka import NewRecord, produce, read_topic, unique, wait_until
 from worker.core.drift import Partial
 from worker.core.drifting import DriftState
 from worker.core.events import Chunk
 from worker.core.outgoing import Record, partition_of
 from worker.models.bundle import Bundle
-from worker.settings import TopicSettings
-from worker.simulator import FleetChange
 
 WAIT_S = 60.0
-HOURS = 14
-HALF_HOUR = MACHINES * 30
-STEP = FleetChange("step", ("pressure",), AFTER_US + 9 * US_PER_HOUR, 1.5)
+HOURS = 12
+STEP = CHANGES["step"]
+SCORED = ("anomalies", "late_events", "dead_letters", "anomaly_episodes", "sensor_health")
 
 
 def expected(bundle: Bundle, brokers: str, topic: str) -> Iterator[Record]:
@@ -47,65 +40,62 @@ def expected(bundle: Bundle, brokers: str, topic: str) -> Iterator[Record]:
             [record.key for record in records],
             [record.value for record in records],
         )
-        yield from agent(bundle, patience_us=44_640 * US_PER_MIN).step(DriftState(), chunk).records
+        yield from agent(bundle, partitions=4).step(DriftState(), chunk).records
 
 
 def test_an_agent_that_is_killed_behind_and_fed_garbage_counts_each_row_once(
     kafka: LocalKafka, watched: Bundle, tmp_path: Path
 ) -> None:
     brokers, name = kafka.bootstrap_servers, unique("drift")
-    settings = {
-        "kafka.brokers": brokers,
-        **{f"topics.{key}": f"{name}-{topic}" for key, topic in TopicSettings()},
-        "worker.app_id": name,
-        "worker.instance_id": "0",
-        "worker.bundle": str(watched.path),
-        "drift.windows_min": "[60, 360]",
-        # Commits may come in between, so partitions can be more than an hour apart.
-        "drift.patience_min": "44640",
-    }
+    settings = settings_of(brokers, name, watched)
     create_topics(settings)
     known = load(settings)
     source, partials = known.topics.sensor_events, known.partials_topic
+    alone = {**settings_of(brokers, f"{name}-alone", watched), "topics.sensor_events": source}
+    create_topics(alone)
     sent = [NewRecord(value=value, key=key) for key, value in events(HOURS, [STEP])]
-
-    def catch_up(group: str, topic: str) -> None:
-        def done() -> bool:
-            offsets = committed_offsets(brokers, group, topic).values()
-            # Behind the last record of a transaction is its marker.
-            return all(offset >= end - (topic == partials) for offset, end in offsets if end)
-
-        wait_until(done, f"{group} has committed all of {topic}", WAIT_S)
-
-    def send(scoring: WorkerProcess, begin: int, end: int) -> None:
-        """Half an hour at a time, so that partitions stay side by side as they do in life."""
-        for first in range(begin, end, HALF_HOUR):
-            last = min(first + HALF_HOUR, end)
-            produce(brokers, source, sent[first:last])
-            scoring.wait_for_events(last, WAIT_S)
+    half = len(sent) // 2
 
     log = tmp_path / "log"
-    with WorkerProcess(settings, log) as scoring:
+    with WorkerProcess(settings, log) as scoring, WorkerProcess(alone, log) as undisturbed:
         with WorkerProcess(settings, log, command="drift") as drifting:
-            send(scoring, 0, len(sent) // 2)
+            produce(brokers, source, sent[:half])
             wait_until(
                 lambda: drifting.metrics().get("drift_windows_total", 0) > 0, "a window", WAIT_S
             )
             drifting.kill()
         garbage = NewRecord(value=b"garbage", key=b"fleet", partition=partition_of(b"fleet", 4))
         produce(brokers, partials, [garbage])
-        send(scoring, len(sent) // 2, len(sent))
-        catch_up(name, source)
+        produce(brokers, source, sent[half:])
+        scoring.wait_for_events(len(sent), WAIT_S)
+        catch_up(brokers, name, source)
         assert '"healthy"' in scoring.get("/health")
+        # It is behind by seven hours of event time.
         with WorkerProcess(settings, log, command="drift") as drifting:
             drifting.wait_until_healthy(WAIT_S)
-            catch_up(f"{name}-drift", partials)
-            metrics = drifting.get("/metrics")
+            catch_up(brokers, f"{name}-drift", partials)
+            metrics, sums = drifting.get("/metrics"), drifting.metrics()
             assert drifting.terminate() == 0
         assert scoring.terminate() == 0
+        undisturbed.wait_for_events(len(sent), WAIT_S)
+        assert undisturbed.terminate() == 0
+
+    other = load(alone)
+    for key in SCORED:
+        mine, theirs = (
+            sorted((r.partition, r.key, r.value) for r in read_topic(brokers, topic))
+            for topic in (getattr(known.topics, key), getattr(other.topics, key))
+        )
+        assert [one for one in mine if b"invalid-partial" not in one[2]] == theirs, key
+    assert read_topic(brokers, known.topics.anomalies)
 
     assert 'dead_letters_total{reason="invalid-partial"} 1.0' in metrics
     assert 'data_drift_score{feature="pressure",group="fleet",window="60m"}' in metrics
+    assert sums["drift_detections_total"] > 0
+    assert sums["features_with_drift"] > 0
+    assert sums["drift_window_lag_seconds"] > 0
+    assert sums["consumer_lag_events"] == 0
+    assert 'drift_partials_total{fate="merged"}' in metrics
     rows = [r.value for r in read_topic(brokers, partials) if r.value != b"garbage"]
     counted = [Partial.from_bytes(value or b"") for value in rows]
     assert sum(one.rows for one in counted if one.group == "fleet") == len(sent)
@@ -121,3 +111,13 @@ def test_an_agent_that_is_killed_behind_and_fed_garbage_counts_each_row_once(
     (letter,) = read_topic(brokers, known.topics.dead_letters)
     told_of = msgspec.json.decode(letter.value or b"")
     assert (told_of["reason"], told_of["origin"]["topic"]) == ("invalid-partial", partials)
+
+
+def test_a_case_of_the_campaign_is_as_it_should_be(
+    kafka: LocalKafka, watched: Bundle, tmp_path: Path
+) -> None:
+    changes = [CHANGES["regime-change"]]
+    found = run_case(kafka.bootstrap_servers, watched, changes, 31, tmp_path, HOURS)
+    verdict = judge("regime-change", 31, changes, found)
+    assert verdict.passed, verdict
+    assert {event["id"] for event in found if event["group"] == "fleet"} == {found[0]["id"]}

@@ -36,7 +36,7 @@ def report(
 ) -> None:
     """Say whether data differ from a reference, by the tests of the drift agent.
 
-    Exit status: 0 whatever was found; 2 for what cannot be read or is not enough.
+    Exit status: 0 whatever was found; 78 for what cannot be read or is not enough.
     """
     if channels is not None and model is not None:
         raise ConfigError("drift report: give --channels or --model, not both.")
@@ -99,6 +99,7 @@ def _table(found: Comparison) -> Table:
     """The most significant features."""
     names = ("feature", "drifted", "score", "effect", "direction", "p-value", "detectable from")
     table = Table(*names, title=f"{found.data_rows:,} rows; drift score 0.3 is the usual limit")
+    table.columns[0].overflow = "fold"
     for one in found.judged.features[:SHOWN]:
         unit = f" {one.unit}" if one.unit else ""
         table.add_row(

@@ -44,7 +44,7 @@ CloseReason = Literal["recovered", "maintenance", "forgotten"]
 
 DriftKind = Literal["drift", "health"]
 DriftStatus = Literal["opened", "updated", "closed"]
-DriftCloseReason = Literal["recovered", "accepted"]
+DriftCloseReason = Literal["recovered", "accepted", "new-reference"]
 DriftDirection = Literal["up", "down", "wider", "narrower", "shape", "missing", "none"]
 DriftAdvice = Literal[
     "sensor-fault", "recalibrated-sensor", "new-regime", "gradual-wear", "seasonal", "unclear"

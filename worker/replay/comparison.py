@@ -106,9 +106,9 @@ class Comparison:
         if judged.verdict in ("blind", "sparse"):
             return f"Nothing can be said. {judged.sentence}"
         if self.drifted:
-            since = next((e for e in self.events if e.status == "opened"), None)
-            began = f" Since about {moment(since.began_us)}." if since else ""
-            return f"The data differ from the reference. {judged.sentence}{began}"
+            opened = [e for e in self.events if e.status == "opened" and e.kind == "drift"]
+            began = f" Since about {moment(opened[0].began_us)}." if opened else ""
+            return f"The data differ from the reference: {_what(judged)}.{began}"
         if any(event.kind == "health" for event in self.events) or judged.verdict == "health":
             return f"Too much is missing to compare. {judged.sentence}"
         return f"No drift was found. {self.limits}".rstrip()
@@ -145,6 +145,25 @@ class Comparison:
             if all(pair):
                 return self.timeline[at].start_us
         return None
+
+
+def _what(report: WindowReport) -> str:
+    """What drifted, for people."""
+    drifted = [one for one in report.features if one.drifted]
+    if not drifted:
+        return "no feature by itself, but " + " and ".join(t.name for t in report.joint if t.voted)
+    first = drifted[0]
+    unit = f" {first.unit}" if first.unit else ""
+    how = {
+        "up": f"up by {abs(first.effect):.3g}{unit}",
+        "down": f"down by {abs(first.effect):.3g}{unit}",
+        "missing": "missing more often or less",
+        "shape": "distributed differently",
+    }.get(first.direction, first.direction)
+    return (
+        f"{len(drifted)} of {len(report.features)} features drifted, most clearly {first.feature}: "
+        f"{how}, drift score {first.score:.2g}"
+    )
 
 
 def moment(time_us: int) -> str:
@@ -275,6 +294,7 @@ def _compare(
     start_us = int(data.times_us.min())
     end_us = int(data.times_us.max()) + round(interval_us(data) or US_PER_S)
     window_us = timeline_us(reference, end_us - start_us)
+    span = start_us // window_us * window_us, -(-end_us // window_us) * window_us
     collector = Collector(reference.layout, 0, window_us)
     settings = Settings(windows_us=(window_us,), grace_us=0, alpha=alpha)
     monitor = DriftMonitor(reference, FLEET, settings, "")
@@ -288,7 +308,7 @@ def _compare(
     def close(partials: Sequence[Partial]) -> None:
         for partial in partials:
             known = [whole[partial.group]] if partial.group in whole else []
-            whole[partial.group] = merge([*known, partial], start_us, end_us)
+            whole[partial.group] = merge([*known, partial], *span)
             if partial.group == FLEET:
                 found = monitor.add(partial)
                 windows.extend(found.windows)

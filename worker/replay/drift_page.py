@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from worker import __version__
-from worker.core.channels import format_duration
+from worker.core.channels import US_PER_S, format_duration
 from worker.core.drift import FLEET, FeatureDrift, WindowReport
 from worker.core.drift.cells import CELLS, MISSING
 from worker.replay.comparison import Comparison, moment
@@ -27,6 +27,8 @@ BINS = 40
 WIDTH, HEIGHT = 240.0, 76.0
 TIMELINE_WIDTH, TIMELINE_HEIGHT = 720.0, 130.0
 LIMIT = 0.3
+HIGHEST = 1.5
+"""Where the bars of the timeline end: beyond that everything is far away."""
 ADVICE = {
     "sensor-fault": "A sensor looks faulty: look at it first.",
     "recalibrated-sensor": "One channel changed at once: was its sensor recalibrated or replaced?",
@@ -60,7 +62,7 @@ def page(found: Comparison, source: Source) -> str:
 def _content(found: Comparison, source: Source) -> dict[str, Any]:
     judged = found.judged
     listed = judged.features[:LISTED]
-    top = max([LIMIT * 2.0, *(one.score for one in found.timeline)])
+    top = min(max([LIMIT * 2.0, *(one.score for one in found.timeline)]), HIGHEST)
     opened = [event for event in found.events if event.status == "opened"]
     voted = [test.name for test in judged.joint if test.voted]
     tone = "drift" if found.drifted else "ordinary" if judged.verdict == "ordinary" else "unsure"
@@ -74,7 +76,9 @@ def _content(found: Comparison, source: Source) -> dict[str, Any]:
         "tone": tone,
         "answer": answer,
         "verdict": found.verdict,
-        "advice": ADVICE[opened[0].advice] if found.drifted and opened else "",
+        "sentence": judged.sentence,
+        "advice": ADVICE[_latest_advice(found)] if found.drifted else "",
+        "top": f"{top:.2g}",
         "features": [_row(found, one) for one in listed],
         "left_out": max(len(judged.features) - LISTED, 0),
         "joint": f"{', '.join(voted)} changed" if voted else "",
@@ -96,6 +100,12 @@ def _content(found: Comparison, source: Source) -> dict[str, Any]:
     }
 
 
+def _latest_advice(found: Comparison) -> str:
+    """What the last message about a drift advised; it has seen most."""
+    told = [one.advice for one in found.events if one.kind == "drift" and one.status != "closed"]
+    return told[-1] if told else "unclear"
+
+
 def _window_name(found: Comparison, judged: WindowReport) -> str:
     if judged is found.whole[FLEET]:
         return "All data as one window."
@@ -114,7 +124,7 @@ def _row(found: Comparison, one: FeatureDrift) -> dict[str, Any]:
         "bar": round(100.0 * min(max(_finite(one.score), 0.0), 1.0), 1),
         "effect": _number(one.effect, one.unit, sign=True),
         "direction": one.direction if one.drifted else "",
-        "since": moment(since_us) if since_us is not None else "",
+        "since": moment(since_us).removesuffix(" UTC") if since_us is not None else "",
         "p_value": f"{one.p_value:.2g}" if one.p_value >= 1e-12 else "< 1e-12",
         "effective_rows": f"{_finite(one.effective_rows):,.0f}",
         "smallest": _number(one.smallest_detectable, one.unit),
@@ -148,7 +158,7 @@ def _limits(found: Comparison) -> list[str]:
         lines.append(f"{blind} windows of {found.window} are too long for the reference.")
     lines.append(
         f"What lasts longer than the reference: it has {usual.slots:,} readings a machine of "
-        f"{usual.machines:,} machines, one each {format_duration(usual.interval_us)}. Seasons that "
+        f"{usual.machines:,} machines, one each {_about(usual.interval_us)}. Seasons that "
         "it does not contain look like drift; changes that it contains do not."
     )
     lines.append("Why something changed. The advice above is a rule of thumb, no diagnosis.")
@@ -215,12 +225,22 @@ def _picture(found: Comparison, one: FeatureDrift) -> dict[str, str]:
     return {
         "name": one.feature,
         "unit": one.unit,
-        "low": f"{low:.4g}",
-        "high": f"{high:.4g}",
+        "low": _end(low, high - low),
+        "high": _end(high, high - low),
         "usual": _steps(then / top) + "Z",
         "now": _steps(now / top),
         "missing": missing,
     }
+
+
+def _about(duration_us: int) -> str:
+    """A duration, to the second where it is longer."""
+    whole = duration_us if duration_us < US_PER_S else round(duration_us / US_PER_S) * US_PER_S
+    return format_duration(whole)
+
+
+def _end(value: float, width: float) -> str:
+    return f"{0.0 if abs(value) < 1e-6 * width else value:.4g}"
 
 
 def _spread(counts: NDArray[np.int64], edges: Floats, grid: Floats) -> Floats:

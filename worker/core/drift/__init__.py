@@ -28,7 +28,7 @@ monitor      all of it, for one group
 
 from worker.core.drift.collector import Collector
 from worker.core.drift.learning import learn_reference
-from worker.core.drift.monitor import DriftMonitor, Settings
+from worker.core.drift.monitor import DriftMonitor, Settings, last_words
 from worker.core.drift.outputs import (
     DriftEvent,
     FeatureDrift,
@@ -58,6 +58,7 @@ __all__ = [
     "Settings",
     "Test",
     "WindowReport",
+    "last_words",
     "learn_reference",
     "merge",
     "watched_columns",

@@ -130,12 +130,15 @@ def _likeliest(z: Floats) -> int:
 
 
 def first_contrast(reference: Reference, report: WindowReport) -> int:
-    """Position of the contrast that drifted most; without columns, the first one's location."""
+    """Position of the contrast that drifted most; without columns, the first one's location.
+
+    If the location of its column drifted, it is that: it grows with a change, others jump.
+    """
     kinds = len(contrasts.KINDS)
     for one in report.features:
         voted = [t for t in one.tests if t.voted and t.name in (*contrasts.KINDS, *streams.NAMES)]
         if one.drifted and voted:
-            best = min(voted, key=lambda t: t.p_value if t.p_value is not None else 1.0)
+            best = min(voted, key=lambda t: (t.name != "location", t.p_value or 0.0))
             at = reference.columns.index(one.feature) * kinds
             # Tests over several windows are of the location.
             of_window = best.name in contrasts.KINDS

@@ -285,8 +285,7 @@ class DriftMonitor:
         since = format_time_us(episode.began_us)
         reason = f"{report.sentence} Since {since}." if change != "closed" else report.sentence
         return DriftEvent(
-            id=f"{self.group}@{format_time_us(episode.opened_us)}"
-            + ("" if kind == "drift" else "/health"),
+            id=_event_id(self.group, kind, episode),
             group=self.group,
             kind=kind,
             status=change,
@@ -328,7 +327,7 @@ class DriftMonitor:
         ):
             return []
         head.asked_us = report.end_us
-        event_id = f"{self.group}@{format_time_us(episode.opened_us)}"
+        event_id = _event_id(self.group, "drift", episode)
         return [
             RetrainingRequest(
                 id=f"{event_id}#retraining@{format_time_us(report.end_us)}",
@@ -341,6 +340,61 @@ class DriftMonitor:
                 model_version=self.model_version,
             )
         ]
+
+
+def last_words(
+    group: str, rows: Mapping[str, bytes], reference: Reference, model_version: str
+) -> tuple[DriftEvent, ...]:
+    """Close what is open in the rows of a monitor whose reference was replaced.
+
+    Args:
+        rows: as :meth:`DriftMonitor.changes` gave them; of what cannot be read nothing is known.
+        reference, model_version: those that took their place.
+    """
+    try:
+        head = msgspec.msgpack.decode(_checked(rows[HEAD]), type=_Head)
+    except (KeyError, ValueError, PartialError):
+        return ()
+    if head.fingerprint == reference.fingerprint:
+        return ()
+    return tuple(
+        _replaced(group, kind, episode, reference, model_version)
+        for kind, episode in zip(KINDS, (head.drift, head.health), strict=True)
+        if episode.is_open
+    )
+
+
+def _replaced(
+    group: str, kind: EventKind, episode: Episode, reference: Reference, model_version: str
+) -> DriftEvent:
+    window_us = episode.window_us
+    episode.close(episode.last_us)
+    return DriftEvent(
+        id=_event_id(group, kind, episode),
+        group=group,
+        kind=kind,
+        status="closed",
+        sequence=episode.sequence,
+        began_us=episode.began_us,
+        opened_us=episode.opened_us,
+        last_us=episode.last_us,
+        closed_us=episode.closed_us,
+        close_reason="new-reference",
+        window_us=window_us,
+        score=0.0,
+        p_value=1.0,
+        features=(),
+        machines=(),
+        advice="unclear",
+        reason=f"{model_version} has another reference, which drift is held against from now on.",
+        reference=reference.hash,
+        model_version=model_version,
+    )
+
+
+def _event_id(group: str, kind: EventKind, episode: Episode) -> str:
+    suffix = "" if kind == "drift" else "/health"
+    return f"{group}@{format_time_us(episode.opened_us)}{suffix}"
 
 
 def _check(body: bytes) -> bytes:

@@ -8,7 +8,7 @@ from typing import Literal
 Verdict = Literal["ordinary", "drift", "blind", "sparse", "health"]
 EventKind = Literal["drift", "health"]
 EventStatus = Literal["opened", "updated", "closed"]
-CloseReason = Literal["recovered", "accepted"]
+CloseReason = Literal["recovered", "accepted", "new-reference"]
 Advice = Literal[
     "sensor-fault", "recalibrated-sensor", "new-regime", "gradual-wear", "seasonal", "unclear"
 ]
@@ -114,7 +114,7 @@ class DriftEvent:
         features: those that drifted, the most significant first.
         machines: those that contribute most.
         reason: in one sentence, for people.
-        reference: hash of the reference.
+        reference: hash of the reference; of the new one, if that is why the event was closed.
     """
 
     id: str

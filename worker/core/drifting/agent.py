@@ -68,6 +68,10 @@ class Drifting:
         """Apply the records of ``chunk`` that ``state`` has not seen yet."""
         chunk = chunk.since(state.next_offset)
         outputs = DriftOutputs()
+        if len(chunk):
+            # Their rows are deleted in the same commit.
+            _tell(outputs, drift.Outputs(events=state.owed))
+            state.owed = ()
         for row in range(len(chunk)):
             try:
                 self._apply(state, chunk, row, outputs)

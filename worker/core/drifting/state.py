@@ -1,7 +1,8 @@
 """The drift agent's state of one partition: a monitor for each group, and their rows.
 
 A row's key is the monitor's own key, a line break, and the group. What cannot be read back, or is
-of another reference, makes its group begin anew: what its open windows held is lost.
+of another reference, makes its group begin anew: what its open windows held is lost, and an event
+that was open is closed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from worker.core.drift import DriftMonitor, Reference, Settings
+from worker.core.drift import DriftEvent, DriftMonitor, Reference, Settings, last_words
 from worker.core.errors import StateError
 
 Row = tuple[bytes, bytes | None]
@@ -39,6 +40,10 @@ class Monitors:
             )
         return DriftMonitor.restore(self.reference, group, self.settings, self.model_version, rows)
 
+    def replace(self, group: str, rows: dict[str, bytes]) -> tuple[DriftEvent, ...]:
+        """What is to be told of a monitor that cannot go on."""
+        return last_words(group, rows, self.reference, self.model_version)
+
 
 class DriftState:
     """The monitors of the groups whose partials are in one partition.
@@ -46,11 +51,13 @@ class DriftState:
     Attributes:
         next_offset: the first offset of the partition that was not applied.
         groups: the monitors by group.
+        owed: events that are to be told with the next record.
     """
 
     def __init__(self, next_offset: int = 0) -> None:
         self.next_offset = next_offset
         self.groups: dict[str, DriftMonitor] = {}
+        self.owed: tuple[DriftEvent, ...] = ()
         self._rows: dict[bytes, bytes] = {}
         self._touched: set[str] = set()
         self._gone: set[bytes] = set()
@@ -116,12 +123,15 @@ class DriftStateReader:
             name = key.partition(b"\n")[0].decode("utf-8", "replace")
             by_group.setdefault(group, {})[name] = row
         groups = {}
+        owed: list[DriftEvent] = []
         for group, rows in by_group.items():
             try:
                 groups[group] = self._monitors.restore(group, rows)
             except StateError as error:
                 self._on_lost(str(error))
+                owed += self._monitors.replace(group, rows)
         state = DriftState(next_offset)
+        state.owed = tuple(owed)
         state.load(self._rows, groups)
         return state
 
