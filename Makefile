@@ -109,6 +109,10 @@ bench-drift: $(STAMP_DEV) ## Measure drift's false alarms, power and cost beside
 bench-backtest: $(STAMP_DEV) ## Measure how fast recordings are applied again; writes build/bench-backtest.json
 	@exec $(BIN)/python -m load.backtest $(ARGS)
 
+.PHONY: drift-campaign
+drift-campaign: $(STAMP_DEV) kafka-jars ## Change simulated fleets and see what drift events tell, on a real Kafka (ARGS="--seeds 3")
+	@exec $(BIN)/python -m load.drift_live $(ARGS)
+
 .PHONY: bench-restart
 bench-restart: $(STAMP_DEV) kafka-jars ## Measure restart and memory with 10,000 and 100,000 machines (ARGS="--machines 10000")
 	@exec $(BIN)/python -m load.restart $(ARGS)

@@ -55,13 +55,19 @@ def accept(
     group: Annotated[
         str, typer.Option("--group", help="fleet, or a channel and its value: machine_type=L.")
     ] = "fleet",
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features", metavar="A,B", help="Only these; what else changed stays watched."
+        ),
+    ] = None,
 ) -> None:
     """Accept the present drift of a group: its level is usual from now on, beside the training's.
 
     Closes what is open of the group. The model stays as it is; what it makes of the new level is
     not changed by this.
     """
-    from worker.acceptance import publish_acceptance
+    from worker.acceptance import features_of_open_events, publish_acceptance
     from worker.assets import asset_dir
     from worker.core.messages import DriftAcceptance
     from worker.letters.records import Cluster
@@ -69,17 +75,39 @@ def accept(
 
     settings = context_of(context).settings()
     bundle = load_bundle(settings.worker.bundle, asset_dir("models"), threads=1)
-    groups = bundle.require_reference().groups
+    reference = bundle.require_reference()
+    groups = reference.groups
     if group not in groups:
         raise ConfigError(
             f"--group: {bundle.model_version} knows no group {group!r}; write one of "
             f"{', '.join(groups)}."
         )
-    acceptance = DriftAcceptance(group=group, accepted_at=datetime.now(UTC), note=note)
+    chosen = None if features is None else [name.strip() for name in features.split(",")]
+    for name in chosen or ():
+        if name not in reference.columns:
+            raise ConfigError(
+                f"--features: {bundle.model_version} has no feature {name!r}; driftdetector "
+                "reference show lists them."
+            )
+    acceptance = DriftAcceptance(
+        group=group, accepted_at=datetime.now(UTC), features=chosen, note=note
+    )
     with Cluster(settings) as cluster:
+        drifted = features_of_open_events(cluster, group)
+        if drifted is None:
+            raise ConfigError(
+                f"--group: no event of {group} is open in {settings.topics.drift_events}: there "
+                "is nothing to accept."
+            )
+        if chosen is not None and not drifted & set(chosen):
+            raise ConfigError(
+                f"--features: none of them drifted in what is open of {group}: there is nothing "
+                f"to accept; these did: {', '.join(sorted(drifted)) or 'all of them together'}."
+            )
         origin = publish_acceptance(cluster, acceptance)
+    of = "" if chosen is None else f"of {', '.join(chosen)} "
     typer.echo(
-        f"{group}: the drift agent is told to take the present level as usual, offset "
+        f"{group}: the drift agent is told to take the present level {of}as usual, offset "
         f"{origin.offset} of partition {origin.partition} of {origin.topic}."
     )
 

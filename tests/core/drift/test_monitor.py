@@ -125,6 +125,27 @@ def test_an_accepted_change_is_usual_from_then_on() -> None:
     assert events([one.add(p) for p in partials[60:]]) == []
 
 
+def test_of_an_accepted_feature_nothing_is_told_and_of_others_everything() -> None:
+    rows = live()
+    rows[1800:, 2] += 1.0
+    rows[1800:, 4] += 1.0
+    partials = gathered(REFERENCE, rows, MINUTE_US)
+    one = monitor()
+    before = [event for p in partials[:60] for event in one.add(p).events]
+    assert {feature.feature for feature in before[0].features} >= {"f2", "f4"}
+    (closed,) = one.accept(3600 * SECOND_US, ["f2"]).events
+    assert closed.close_reason == "accepted"
+    after = [event for p in partials[60:] for event in one.add(p).events]
+    assert after[0].status == "opened"
+    first, *others = after[0].features
+    assert first.feature == "f4"
+    assert first.p_value < 1e-9
+    # Beside one that is certain, the false discovery rate lets others through sooner.
+    assert all(one.p_value > 1e-4 for one in others)
+    with pytest.raises(PartialError, match="no such feature"):
+        one.accept(7200 * SECOND_US, ["f9"])
+
+
 def test_late_partials_are_counted_and_change_nothing() -> None:
     partials = gathered(REFERENCE, live(), MINUTE_US)
     one = monitor()

@@ -7,14 +7,14 @@ deterministic in the partials it was given, and a partial that comes again adds 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
 from worker.core.channels import US_PER_S
-from worker.core.drift import advice
+from worker.core.drift import advice, contrasts
 from worker.core.drift.comparison import Base
 from worker.core.drift.episodes import Change, Episode, shown_by
 from worker.core.drift.history import History
@@ -195,11 +195,26 @@ class DriftMonitor:
         """Close all windows, as at the end of a file."""
         return self._judge(self._windows.close(everything=True))
 
-    def accept(self, at_us: int) -> Outputs:
-        """Take the level of the last window that drifted as usual from now on, besides others."""
+    def accept(self, at_us: int, features: Sequence[str] | None = None) -> Outputs:
+        """Take the level of the last window that drifted as usual from now on, besides others.
+
+        Args:
+            features: only the level of these; all others stay where they were accepted last, or
+                as in the training. None: all.
+
+        Raises:
+            PartialError: a feature is not in the reference; nothing changed.
+        """
         head = self._head
+        if features is not None:
+            unknown = [name for name in features if name not in self.reference.columns]
+            if unknown:
+                raise PartialError(
+                    f"the change of {unknown[0]!r} cannot be accepted: {self.model_version} has "
+                    "no such feature."
+                )
         if head.latest is not None:
-            head.bases = [*head.bases, head.latest][-MAX_BASES:]
+            head.bases = [*head.bases, self._accepted(head.latest, features)][-MAX_BASES:]
             head.latest = None
         self._history.begin_anew(at_us)
         self._history_changed = True
@@ -215,6 +230,20 @@ class DriftMonitor:
                 )
                 events.append(self._event(kind, change, report, length_us, "accepted", None))
         return Outputs(events=tuple(events))
+
+    def _accepted(
+        self, latest: tuple[bytes, float], features: Sequence[str] | None
+    ) -> tuple[bytes, float]:
+        """The level (means and length) that is usual after features were accepted."""
+        if features is None:
+            return latest
+        before = self._head.bases[-1][0] if self._head.bases else self._usual.centers.tobytes()
+        means, moved = np.frombuffer(before, "<f8").copy(), np.frombuffer(latest[0], "<f8")
+        kinds = len(contrasts.KINDS)
+        for name in features:
+            f = self.reference.columns.index(name)
+            means[f * kinds : (f + 1) * kinds] = moved[f * kinds : (f + 1) * kinds]
+        return means.tobytes(), latest[1]
 
     def _episode(self, kind: EventKind) -> Episode:
         return self._head.drift if kind == "drift" else self._head.health
@@ -259,11 +288,15 @@ class DriftMonitor:
         first = judge(*usual, past=past)
         if first.report.verdict != "drift":
             return first
+        best = first
         for means, slots in reversed(self._head.bases):
             other = judge(*usual, Base(np.frombuffer(means, "<f8"), slots), past)
             if other.report.verdict == "ordinary":
                 return other
-        return first
+            # What was accepted is no news, whatever else drifted.
+            if _distance(other) < _distance(best):
+                best = other
+        return best
 
     def _event(
         self,
@@ -340,6 +373,10 @@ class DriftMonitor:
                 model_version=self.model_version,
             )
         ]
+
+
+def _distance(finding: Finding) -> float:
+    return float((finding.standard**2).sum())
 
 
 def last_words(

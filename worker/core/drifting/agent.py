@@ -92,9 +92,10 @@ class Drifting:
         if value[:1] == b"{":
             acceptance = self._read_acceptance(value)
             self._check_group(acceptance.group, key)
-            outputs.accepted += 1
             monitor = self._monitor(state, acceptance.group)
-            _tell(outputs, monitor.accept(to_time_us(acceptance.accepted_at)))
+            at_us = to_time_us(acceptance.accepted_at)
+            _tell(outputs, monitor.accept(at_us, acceptance.features))
+            outputs.accepted += 1
             return
         partial = Partial.from_bytes(value)
         if partial.fingerprint != self._monitors.reference.fingerprint:
