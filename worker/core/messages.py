@@ -302,7 +302,8 @@ class DriftEvent(msgspec.Struct, frozen=True):
         last_at: end of the last window that showed it.
         closed_at: null while it is open.
         close_reason: recovered: windows are as in the training again; accepted: a person
-            declared the change to be usual.
+            declared the change to be usual; new-reference: the bundle was replaced, and
+            reference and model_version are those of the new one.
         window_s: length of the windows that showed it, in seconds.
         score: of the feature that drifted most.
         p_value: of the whole window, corrected for all that was tested in it.
