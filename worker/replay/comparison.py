@@ -27,6 +27,7 @@ from worker.core.drift import (
     WindowReport,
     learn_reference,
     merge,
+    remembering,
     thinning,
     watched_columns,
 )
@@ -269,6 +270,7 @@ def _learn(
         values={c.name: c.values for c in named},
         grouped=[c.name for c in named if len(c.values) <= MOST_VALUES],
         owners=owners,
+        remembering=None if owners is None else remembering(spec),
     )
 
 

@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.channels import ChannelSpec
-from worker.core.drift import Reference, learn_reference, thinning, watched_columns, watched_rows
+from worker.core.drift import (
+    Reference,
+    learn_reference,
+    remembering,
+    thinning,
+    watched_columns,
+    watched_rows,
+)
 from worker.core.drift.learning import FEWEST_ROWS
 from worker.core.features import mask_impossible
 from worker.models.bundle import OnnxModel
@@ -64,6 +71,7 @@ def drift_reference(
         values={c.name: c.values for c in named},
         grouped=[c.name for c in named if len(c.values) <= MAX_VALUES],
         owners=owners,
+        remembering=remembering(spec),
         stride_us=stride_us,
         seed=seed,
     )

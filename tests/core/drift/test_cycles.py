@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tests.core.drift.series import autoregressive, learned
 from worker.core.drift import Collector, Reference
-from worker.core.drift.cycles import DAY_HOURS, HOUR_US, WEEK_HOURS, Profile
+from worker.core.drift.cycles import DAY_HOURS, HOUR_US, WEEK_HOURS, Profile, learn_profiles
 from worker.core.drift.judge import judge
 
 MINUTE_US = 60_000_000
@@ -75,6 +75,17 @@ def test_a_profile_is_by_hours_of_utc_whenever_the_reference_begins() -> None:
         assert profile.level.argmax(axis=1).tolist() == [13, 13]
         peak = profile.over(START_US + 13 * HOUR_US, START_US + 14 * HOUR_US)
         assert (peak > profile.over(START_US, START_US + HOUR_US) + 3.0).all()
+
+
+def test_columns_that_remember_have_no_profile() -> None:
+    rng = np.random.default_rng(9)
+    minutes = np.arange(6 * DAY)
+    series = (minutes % DAY // HOUR == 13)[:, None] * 5.0 + rng.normal(size=(6 * DAY, 2))
+    times = START_US + minutes * MINUTE_US
+    daily, _, rest = learn_profiles(series, times, np.array([False, True]))
+    assert daily.level.any(axis=1).tolist() == [True, False]
+    assert np.array_equal(rest[:, 1], series[:, 1])
+    assert rest[:, 0].std() < 0.9 * series[:, 0].std()
 
 
 def test_a_weekly_cycle_needs_four_weeks() -> None:

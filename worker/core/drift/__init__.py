@@ -40,7 +40,7 @@ from worker.core.drift.outputs import (
 )
 from worker.core.drift.partial import FLEET, Layout, Partial, merge
 from worker.core.drift.reference import SCORE, Reference
-from worker.core.drift.watched import watched_columns, watched_rows
+from worker.core.drift.watched import remembering, watched_columns, watched_rows
 
 __all__ = [
     "FLEET",
@@ -61,6 +61,7 @@ __all__ = [
     "last_words",
     "learn_reference",
     "merge",
+    "remembering",
     "watched_columns",
     "watched_rows",
 ]

@@ -41,8 +41,14 @@ class Profile:
     cycles: int
 
     @classmethod
-    def learn(cls, series: Floats, times_us: NDArray[np.int64], hours: int) -> Profile:
-        """Learn from means (T, N) of slots that begin at times (T,)."""
+    def learn(
+        cls,
+        series: Floats,
+        times_us: NDArray[np.int64],
+        hours: int,
+        without: NDArray[np.bool_] | None = None,
+    ) -> Profile:
+        """Learn from means (T, N) of slots that begin at times (T,); see :func:`learn_profiles`."""
         count = series.shape[1]
         nothing = cls(np.zeros((count, 0)), np.zeros(count), 0)
         hour = times_us // HOUR_US
@@ -57,7 +63,7 @@ class Profile:
         if full.sum() < FEWEST_CYCLES:
             return nothing
         level, variance = np.zeros((count, hours)), np.zeros(count)
-        for i in range(count):
+        for i in range(count) if without is None else np.flatnonzero(~without).tolist():
             sums = np.bincount(at[inside], series[inside, i], minlength=cycles * hours)
             found, variance[i] = _profile(
                 (sums.reshape(cycles, hours) / np.maximum(sizes, 1))[full]
@@ -98,19 +104,22 @@ class Profile:
         return cls(array[:, :-2], array[:, -2], int(array[0, -1]))
 
 
-def learn_profiles(series: Floats, times_us: NDArray[np.int64]) -> tuple[Profile, Profile, Floats]:
+def learn_profiles(
+    series: Floats, times_us: NDArray[np.int64], without: NDArray[np.bool_] | None = None
+) -> tuple[Profile, Profile, Floats]:
     """Profiles by hour of the day, and of what is left by hour of the week.
 
     Args:
         series: (T, N) means of slots.
         times_us: (T,) when they begin, ascending.
+        without: (N,) those that have no profile, whatever they do; default: none.
 
     Returns:
         Both, and the series without them: as wide as what comes next will be.
     """
     profiles = []
     for hours in (DAY_HOURS, WEEK_HOURS):
-        profile = Profile.learn(series, times_us, hours)
+        profile = Profile.learn(series, times_us, hours, without)
         level = profile.at(times_us)
         # The mean of the reference stays what it is.
         offset = level.mean(axis=0)

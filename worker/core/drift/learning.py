@@ -43,6 +43,7 @@ def learn_reference(
     values: Mapping[str, tuple[str, ...]] | None = None,
     grouped: Sequence[str] | None = None,
     owners: Sequence[str] | None = None,
+    remembering: Sequence[bool] | None = None,
     stride_us: int | None = None,
     seed: int = 7,
 ) -> Reference:
@@ -59,6 +60,8 @@ def learn_reference(
         values: which values each of them can have.
         grouped: those whose values make groups of their own; default: all.
         owners: the channel of each column; default: the columns themselves.
+        remembering: columns that remember for longer than a window, which have no daily or weekly
+            profile; default: none.
         stride_us: how rows were thinned, and those that are watched will be; default: half the
             interval, so that all rows count which do not come twice as often.
         seed: of the embedding's frequencies.
@@ -86,12 +89,18 @@ def learn_reference(
     indicators = np.concatenate([*shares, alarm[:, None]], axis=1)
     everything = _Rows(rows, cells, times_us[order], machines[order], indicators)
     chosen = np.random.default_rng(seed).normal(size=(FREQUENCIES, rows.shape[1]))
-    groups = {FLEET: _learn_group(everything, interval_us, chosen)}
+    kinds = len(contrasts.KINDS)
+    without = np.zeros(rows.shape[1] * kinds + indicators.shape[1], np.bool_)
+    if remembering is not None:
+        without[: rows.shape[1] * kinds] = np.repeat(np.array(remembering, np.bool_), kinds)
+    groups = {FLEET: _learn_group(everything, interval_us, chosen, without)}
     for (name, own), code in zip(known, codes, strict=True):
         for k, value in enumerate(own if grouped is None or name in grouped else ()):
             at = code == k
             if FEWEST_ROWS <= at.sum() < len(rows):
-                groups[f"{name}={value}"] = _learn_group(everything.take(at), interval_us, chosen)
+                groups[f"{name}={value}"] = _learn_group(
+                    everything.take(at), interval_us, chosen, without
+                )
     owned = tuple(columns if owners is None else owners)
     stride_us = max(interval_us // 2, 1) if stride_us is None else stride_us
     return Reference(
@@ -144,7 +153,9 @@ def _cut(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], Floats, Floats
     return edges, center, scale
 
 
-def _learn_group(rows: _Rows, interval_us: int, chosen: Floats) -> GroupReference:
+def _learn_group(
+    rows: _Rows, interval_us: int, chosen: Floats, without: NDArray[np.bool_]
+) -> GroupReference:
     n, count = rows.cells.shape
     slot = rows.times_us // max(interval_us, 1)
     begun, slot = np.unique(slot, return_inverse=True)
@@ -165,7 +176,7 @@ def _learn_group(rows: _Rows, interval_us: int, chosen: Floats) -> GroupReferenc
     indicators = rows.indicators.astype(np.float64)
     series[:, at], centers[at] = _slot_means(indicators, slot, slots), indicators.mean(axis=0)
     between[at] = _between(indicators, machine, len(machines))
-    daily, weekly, series = learn_profiles(series, begun * max(interval_us, 1))
+    daily, weekly, series = learn_profiles(series, begun * max(interval_us, 1), without)
     normal = _Normal(rows.cells, np.ascontiguousarray(scores[:, :, contrasts.LOCATION]))
     alike = _correlations(normal.chunks(), count)
     pairs, correlation, pair_rows, pair_series = _pairs(normal, alike, slot, slots)

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from worker.core.channels import ChannelSpec
 from worker.core.drift.reference import SCORE
 
+REMEMBERING = ("slow_mean_short", "slow_mean", "slow_normalised")
+"""Kinds of inputs that remember."""
+
 
 def watched_columns(spec: ChannelSpec) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Names, units and owners (F + 1) of the columns.
@@ -23,6 +26,15 @@ def watched_columns(spec: ChannelSpec) -> tuple[tuple[str, ...], tuple[str, ...]
         alone = feature.owner < len(spec.continuous) and "residual" not in feature.kind
         owners.append(spec.signals[feature.owner] if alone else "")
     return (*spec.feature_names, SCORE), (*spec.feature_units, ""), (*owners, "")
+
+
+def remembering(spec: ChannelSpec) -> tuple[bool, ...]:
+    """Which of the columns (F + 1) remember for longer than a window.
+
+    Where they are in a day depends on when their machine's state began, so what was usual at an
+    hour of the training says nothing of them.
+    """
+    return (*(feature.kind in REMEMBERING for feature in spec.features), False)
 
 
 def watched_rows(
