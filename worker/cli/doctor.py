@@ -7,6 +7,7 @@ import platform
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -242,7 +243,7 @@ def _newest_append_time_s(settings: Settings, cluster: ClusterMetadata) -> float
         TopicPartition,
     )
 
-    from worker.kafka_config import create_client
+    from worker.kafka_config import create_client, retried
 
     topic = settings.topics.sensor_events
     # Assigned by hand: the group is never joined and nothing is committed.
@@ -255,7 +256,8 @@ def _newest_append_time_s(settings: Settings, cluster: ClusterMetadata) -> float
         starts = []
         for partition in cluster.topics[topic].partitions:
             place = TopicPartition(topic, partition)
-            low, high = consumer.get_watermark_offsets(place, timeout=READ_TIMEOUT_S)
+            ask = partial(consumer.get_watermark_offsets, place, timeout=READ_TIMEOUT_S)
+            low, high = retried(ask, READ_TIMEOUT_S)
             # The last offset may be a transaction's marker, which no consumer sees.
             starts.append(TopicPartition(topic, partition, max(low, high - 2)))
         consumer.assign(starts)
