@@ -19,7 +19,7 @@ STAMP_KAFKA := $(KAFKA_LIBS)/.complete
 STAMP_ASYNCAPI := $(ASYNCAPI)/node_modules/.complete
 
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
-	--generate-hashes --no-strip-extras --no-emit-index-url --no-header --no-annotate
+	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
