@@ -74,6 +74,10 @@ def test_an_agent_that_is_killed_behind_and_fed_garbage_counts_each_row_once(
         with WorkerProcess(settings, log, command="drift") as drifting:
             drifting.wait_until_healthy(WAIT_S)
             catch_up(brokers, f"{name}-drift", partials)
+            # Lag is measured now and then, so it may be behind what was read.
+            wait_until(
+                lambda: drifting.metrics().get("consumer_lag_events", 1) == 0, "no lag", WAIT_S
+            )
             metrics, sums = drifting.get("/metrics"), drifting.metrics()
             assert drifting.terminate() == 0
         assert scoring.terminate() == 0
