@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from worker.assets import asset_dir
-from worker.cli.context import context_of
+from worker.cli import backtest_view as view
+from worker.cli.context import Context, context_of
 from worker.cli.replay import topic_of
 from worker.core.errors import ConfigError
 from worker.recording.files import recorded_topics
 
 if TYPE_CHECKING:
-    from worker.replay.backtest import Backtest
-    from worker.replay.recorded import Result
-    from worker.settings import Settings
+    from worker.replay.sides import Report, Side
 
 
 def register(app: typer.Typer) -> None:
@@ -53,32 +49,70 @@ def backtest_command(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Of a recording: processes. Default: all cores.")
     ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Known faults, or labels of rows: CSV or Parquet.")
+    ] = None,
+    truth_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of the data that says by 0 or 1 what is known."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OTHER", help="A second side: another bundle, or other settings (a TOML file)."
+        ),
+    ] = None,
 ) -> None:
     """Score recorded readings as the worker would have; write the answers as tables.
 
-    A recording goes through the worker's own step, record by record, with a worker's settings.
+    A recording goes through the worker's own step, record by record. Settings are a worker's.
     """
     topics = recorded_topics(data)
     if topics and warm_up is not None:
         raise ConfigError("--warm-up: a recording begins with fresh state; leave it out.")
     if not topics and (topic is not None or messages):
         raise ConfigError(f"--data: {data} is no recording, so it has no topic and no messages.")
-    _prepare(out)
-    errors = Console(stderr=True)
-    result: Backtest | Result
+    if truth is not None and truth_column is not None:
+        raise ConfigError("--truth-column: the truth is --truth already; leave one of them out.")
+    shared = context_of(context)
+    errors, console = Console(stderr=True), Console()
     with Progress(console=errors, transient=True) as progress, _extras():
-        if topics:
-            settings = context_of(context).settings()
-            published = out / "messages" if messages else None
-            source = (data, topic_of(data, topic), model, settings, published)
-            result = _of_recording(source, out, jobs or os.cpu_count() or 1, progress)
-        else:
-            result = _of_table(data, model, warm_up, out, progress)
-    for note in result.summary["notes"]:
+        from worker.replay.sides import Data, Side
+        from worker.replay.trial import Trial, run_trial
+
+        this = Side(model, shared.settings())
+        cores = jobs or os.cpu_count() or 1
+        trial = Trial(
+            Data(data, topic_of(data, topic) if topics else None, warm_up, cores),
+            this,
+            out,
+            messages,
+            None if against is None else _other(against, this),
+            truth,
+            truth_column,
+        )
+        summary = run_trial(trial, lambda step: _reporter(progress, step))
+    for note in summary["notes"]:
         errors.print(f"note: {note}", highlight=False, markup=False)
-    console = Console()
-    console.print(_table(result.summary))
+    for table in view.tables(summary):
+        console.print(table)
     console.print(str(out), soft_wrap=True, highlight=False, markup=False)
+
+
+def _other(text: str, this: Side) -> Side:
+    """The other side: a settings file for the same bundle, or a bundle with the same settings."""
+    from worker.replay.sides import Side
+
+    if text.lower().endswith(".toml"):
+        if not Path(text).is_file():
+            raise ConfigError(f"--against: there is no file {text!r}; write a settings file.")
+        return Side(this.model, Context(Path(text)).settings())
+    return Side(text, this.settings)
+
+
+def _reporter(progress: Progress, step: str) -> Report:
+    task = progress.add_task(step, total=None)
+    return lambda done, size: progress.update(task, completed=done, total=size)
 
 
 @contextmanager
@@ -91,101 +125,3 @@ def _extras() -> Iterator[None]:
         raise ConfigError(
             f"a backtest needs the package {error.name}; install driftdetector[{extra}]."
         ) from error
-
-
-def _of_table(
-    data: Path, model: str, warm_up: Path | None, out: Path, progress: Progress
-) -> Backtest:
-    from worker.models.bundle import load_bundle
-    from worker.replay.backtest import backtest
-    from worker.training.readings import read_recording
-
-    bundle = load_bundle(model, asset_dir("models"), threads=os.cpu_count() or 1)
-    task = progress.add_task("reading", total=None)
-    recording = read_recording(data, bundle.spec)
-    before = read_recording(warm_up, bundle.spec, "--warm-up") if warm_up else None
-    progress.update(task, description=f"scoring with {bundle.model_version}", total=1.0)
-    result = backtest(
-        bundle,
-        recording,
-        warm_up=before,
-        on_progress=lambda share: progress.update(task, completed=share),
-    )
-    with _writing(out):
-        result.scores.write_parquet(out / "scores.parquet")
-        _write(result, out)
-    return result
-
-
-def _of_recording(
-    source: tuple[Path, str, str, Settings, Path | None],
-    out: Path,
-    jobs: int,
-    progress: Progress,
-) -> Result:
-    from worker.replay.recorded import Source, backtest_recording
-
-    published = source[-1]
-    if published is not None and published.exists():
-        raise ConfigError(f"--out: {published} is there already; give another folder.")
-    task = progress.add_task(f"scoring with {source[2]}", total=None)
-    with _writing(out):
-        result = backtest_recording(
-            Source(*source),
-            out / "scores.parquet",
-            jobs,
-            lambda done, size: progress.update(task, completed=done, total=size),
-        )
-        _write(result, out)
-    return result
-
-
-def _prepare(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--out: {out} cannot be made: {error.strerror}; give a folder."
-        ) from error
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"--out: {out} cannot be written: {error.strerror or error}; give another folder."
-        ) from error
-
-
-def _write(result: Backtest | Result, out: Path) -> None:
-    """Write all but the scores."""
-    for name in ("episodes", "health"):
-        getattr(result, name).write_parquet(out / f"{name}.parquet")
-    text = json.dumps(result.summary, indent=2, ensure_ascii=False)
-    (out / "summary.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _table(summary: dict[str, Any]) -> Table:
-    table = Table(title=f"{summary['model']} on {summary['data']}", show_header=False)
-    rate = summary["episodes_per_machine_day"]
-    threshold = summary["threshold"]
-    health = ", ".join(f"{count} {kind}" for kind, count in summary["health"].items())
-    rows = {
-        "readings": f"{summary['rows']:,}",
-        "not scored": f"{summary['not_scored']:,}",
-        "machines": f"{summary['machines']:,}",
-        "machine-days": f"{summary['machine_days']:,.1f}",
-        "anomalous readings": f"{summary['anomalies']:,} ({summary['anomaly_share']:.3%})",
-        "episodes": f"{summary['episodes']:,}, {summary['episodes_open']:,} open at the end",
-        "episodes per machine and day": "none" if rate is None else f"{rate:.4g}",
-        "budget of false ones" if threshold is None else "pinned threshold": (
-            f"{summary['budget']:g}" if threshold is None else f"{threshold:g}"
-        ),
-        "sensor health": health or "nothing",
-        "readings per second": f"{summary['rows_per_second']:,}",
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table

@@ -22,7 +22,9 @@ from worker.core.outgoing import Outputs
 from worker.core.pipeline import Pipeline
 from worker.core.state import PartitionState
 from worker.models.bundle import Bundle
+from worker.pipelines import create_pipeline
 from worker.replay.tables import Answers
+from worker.settings import Settings
 from worker.training.readings import MachineReadings, Recording, machine_readings
 from worker.training.window import interval_us
 
@@ -58,17 +60,20 @@ def backtest(
     bundle: Bundle,
     recording: Recording,
     *,
+    settings: Settings | None = None,
     warm_up: Recording | None = None,
     on_progress: Progress = lambda share: None,
 ) -> Backtest:
     """Feed a recording through the bundle's pipeline, from fresh state.
 
     Args:
+        settings: of a worker, for what it detects and tells; None: the defaults.
         warm_up: readings from before, which the state has seen but which are not judged.
         on_progress: called with the share of all rows that is done.
     """
     spec = bundle.spec
-    pipeline, state = bundle.pipeline(), PartitionState(spec)
+    settings = settings or Settings()
+    pipeline, state = create_pipeline(settings, bundle), PartitionState(spec)
     readings = machine_readings(recording, spec)
     before = None if warm_up is None else machine_readings(warm_up, spec)
     warming = 0 if before is None else len(before)
@@ -112,13 +117,20 @@ def backtest(
         "episodes": len(episodes),
         "episodes_open": episodes["closed_at"].null_count(),
         "episodes_per_machine_day": len(episodes) / days if days else None,
-        "budget": bundle.budget,
-        "threshold": bundle.threshold,
+        **decision_of(settings, bundle),
         "health": dict(sorted(health["kind"].value_counts().iter_rows())),
         "seconds": round(seconds, 3),
         "rows_per_second": round(len(readings) / max(seconds, 1e-9)),
     }
     return Backtest(scores, episodes, health, summary)
+
+
+def decision_of(settings: Settings, bundle: Bundle) -> dict[str, float | None]:
+    """The budget, and the threshold that is pinned instead, as the pipeline takes them."""
+    budget, threshold = settings.detection.budget, settings.detection.threshold
+    if budget is None and threshold is None:
+        threshold = bundle.threshold
+    return {"budget": bundle.budget if budget is None else budget, "threshold": threshold}
 
 
 def differences(bundle: Bundle, machine_ids: Iterable[str], interval_us: float | None) -> list[str]:

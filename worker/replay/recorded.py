@@ -35,7 +35,7 @@ from worker.models.bundle import load_bundle
 from worker.pipelines import create_pipeline, state_limits
 from worker.recording.files import Segment, segments_of
 from worker.recording.parquet import read_batches
-from worker.replay.backtest import DAY_US, differences, text_of
+from worker.replay.backtest import DAY_US, decision_of, differences, text_of
 from worker.replay.published import Published
 from worker.replay.tables import SCORES, Answers, Told
 from worker.settings import Settings
@@ -328,8 +328,7 @@ def backtest_recording(
         "episodes": len(episodes),
         "episodes_open": episodes["closed_at"].null_count(),
         "episodes_per_machine_day": len(episodes) / days if days else None,
-        "budget": source.settings.detection.budget or bundle.budget,
-        "threshold": source.settings.detection.threshold or bundle.threshold,
+        **decision_of(source.settings, bundle),
         "health": dict(sorted(health["kind"].value_counts().iter_rows())),
         "seconds": round(seconds, 3),
         "rows_per_second": round(records / max(seconds, 1e-9)),

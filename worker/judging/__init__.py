@@ -1,0 +1,4 @@
+"""What episodes are worth: held against known faults, against another side, against conditions.
+
+Pure functions over tables; only ``truth.py`` reads files.
+"""

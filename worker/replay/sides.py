@@ -1,0 +1,205 @@
+"""One side of a backtest over the data, tables and recordings alike, its answers in a folder.
+
+Owns the files of a results folder that every backtest writes, and reading labels among the data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import polars as pl
+
+from worker.assets import asset_dir
+from worker.core.errors import ConfigError
+from worker.models.bundle import load_bundle
+from worker.replay.backtest import Backtest, backtest
+from worker.settings import Settings
+from worker.training.readings import files_of, load_columns, read_recording
+
+if TYPE_CHECKING:
+    from worker.replay.recorded import Result
+
+SCORES, SUMMARY = "scores.parquet", "summary.json"
+
+Report = Callable[[float, float], None]
+"""Told how much is done, and of how much."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is judged.
+
+    Attributes:
+        path: a table, a folder of tables, or a recording.
+        topic: of a recording; None: it is none.
+        warm_up: of tables: readings from before.
+        jobs: of a recording: processes.
+    """
+
+    path: Path
+    topic: str | None = None
+    warm_up: Path | None = None
+    jobs: int = 1
+
+
+@dataclass(frozen=True)
+class Side:
+    """Who judges: a bundle by name, ``name/version`` or folder, with a worker's settings."""
+
+    model: str
+    settings: Settings
+
+    def __str__(self) -> str:
+        return self.model
+
+    def what(self, other: Side) -> str:
+        """In what it differs from another side."""
+        return "settings" if self.model == other.model else "a bundle"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a side said; its scores are in ``folder``, as there may be more than fit in memory."""
+
+    folder: Path
+    episodes: pl.DataFrame
+    summary: dict[str, Any]
+
+    @property
+    def scores(self) -> pl.LazyFrame:
+        """As ``tables.SCORES``, a row for each row or record of the data."""
+        return pl.scan_parquet(self.folder / SCORES)
+
+
+def run_side(
+    data: Data, side: Side, out: Path, report: Report, messages: Path | None = None
+) -> Outcome:
+    """Let a side judge the data; write scores, episodes, health and summary to ``out``.
+
+    Args:
+        messages: of a recording: folder for what a worker would have published.
+
+    Raises:
+        ConfigError: the data cannot be read, or ``out`` not written.
+        BundleError: the bundle is refused.
+        RecordingError: a file of the recording is damaged.
+    """
+    make_folder(out)
+    with writing(out):
+        result: Backtest | Result
+        if data.topic is None:
+            result = _of_table(data, side, report)
+            result.scores.write_parquet(out / SCORES)
+        else:
+            result = _of_recording(data, data.topic, side, out, report, messages)
+        result.episodes.write_parquet(out / "episodes.parquet")
+        result.health.write_parquet(out / "health.parquet")
+        write_summary(result.summary, out)
+    return Outcome(out, result.episodes, result.summary)
+
+
+def _of_table(data: Data, side: Side, report: Report) -> Backtest:
+    bundle = load_bundle(side.model, asset_dir("models"), threads=os.cpu_count() or 1)
+    recording = read_recording(data.path, bundle.spec)
+    before = read_recording(data.warm_up, bundle.spec, "--warm-up") if data.warm_up else None
+    return backtest(
+        bundle,
+        recording,
+        settings=side.settings,
+        warm_up=before,
+        on_progress=lambda share: report(share, 1.0),
+    )
+
+
+def _of_recording(
+    data: Data, topic: str, side: Side, out: Path, report: Report, messages: Path | None
+) -> Result:
+    from worker.replay.recorded import Source, backtest_recording  # pyarrow: an extra of its own
+
+    if messages is not None and messages.exists():
+        raise ConfigError(f"--out: {messages} is there already; give another folder.")
+    source = Source(data.path, topic, side.model, side.settings, messages)
+    return backtest_recording(source, out / SCORES, data.jobs, report)
+
+
+def write_summary(summary: dict[str, Any], out: Path) -> None:
+    """Write ``summary.json``."""
+    text = json.dumps(summary, indent=2, ensure_ascii=False)
+    (out / SUMMARY).write_text(text + "\n", encoding="utf-8")
+
+
+def make_folder(out: Path) -> None:
+    """Make a results folder.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out: {out} cannot be made: {error.strerror}; give a folder."
+        ) from error
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Say in one sentence that a results folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"--out: {out} cannot be written: {error.strerror or error}; give another folder."
+        ) from error
+
+
+def column_of(data: Data, name: str) -> pl.Series:
+    """A column of the data that is no channel, a value for each row of their scores.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    if data.topic is not None:
+        return _recorded_column(data.path, data.topic, name)
+    found = []
+    for file in files_of(data.path, "--data"):
+        frame = load_columns(file, [name], "--data")
+        if name not in frame.columns:
+            raise ConfigError(f"--truth-column: {file} has no column {name!r}.")
+        found.append(frame[name])
+    return pl.concat(found, how="vertical_relaxed")
+
+
+def _recorded_column(root: Path, topic: str, name: str) -> pl.Series:
+    """A field of a recording's events, by partition and offset; null where there is none."""
+    from worker.recording.files import segments_of
+    from worker.recording.parquet import read_batches
+    from worker.replay.recorded import CHUNK_ROWS
+
+    event = msgspec.defstruct(
+        "Event", [("value", str | float | bool | None, None)], rename={"value": name}
+    )
+    decoder = msgspec.json.Decoder(event)
+    found: list[str | None] = []
+    for batch in read_batches(segments_of(root, topic), CHUNK_ROWS):
+        found += [_text(decoder, value) for value in batch.column("value").to_pylist()]
+    column = pl.Series(name, found, pl.String)
+    if column.null_count() == len(column):
+        raise ConfigError(f"--truth-column: no event of {root} has a field {name!r}.")
+    return column
+
+
+def _text(decoder: Any, value: bytes | None) -> str | None:
+    """What an event has in the field; null also of what is no event."""
+    try:
+        found = None if value is None else decoder.decode(value).value
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return None if found is None else str(found)
