@@ -18,8 +18,9 @@ STAMP_KERNELS := build/.kernels
 STAMP_KAFKA := $(KAFKA_LIBS)/.complete
 STAMP_ASYNCAPI := $(ASYNCAPI)/node_modules/.complete
 
+# With extras: pip's hash mode refuses pandas[parquet] of one package where the lock has only pandas.
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
-	--generate-hashes --no-emit-index-url --no-header --no-annotate
+	--generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -73,6 +74,7 @@ lock: $(STAMP_DEV) ## Write requirements/*.txt anew from pyproject.toml (ARGS="-
 	$(UV_COMPILE) $(ARGS) --all-extras --group dev pyproject.toml -o requirements/dev.txt
 	$(UV_COMPILE) $(ARGS) -c requirements/dev.txt pyproject.toml -o requirements/runtime.txt
 	$(UV_COMPILE) $(ARGS) -c requirements/dev.txt --group pyproject.toml:build -o requirements/build.txt
+	$(UV_COMPILE) $(ARGS) --group pyproject.toml:comparison -o requirements/comparison.txt
 
 .PHONY: kafka
 kafka: $(STAMP_RUNTIME) kafka-jars ## Start a local Apache Kafka on 127.0.0.1:9092 until Ctrl-C (ARGS="--port 9192")

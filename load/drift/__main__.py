@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from load.drift import campaign, cost, environment, report
-from load.drift.series import Plan
+from load.drift.series import LONG, SHORT, Plan
 
 BUILD = Path("build/bench-drift.json")
 
@@ -28,12 +28,12 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the figures go.")] = BUILD,
 ) -> None:
     """Measure false alarms, power and cost of drift detection."""
-    kinds = {"short": campaign.SHORT[0], "long": campaign.LONG[0]}
+    kinds = {"short": SHORT[0], "long": LONG[0]}
     wanted = [kinds[name] for name in only.split(",") if name in kinds]
     plans = [plan for plan in campaign.plans() if plan.reference_rows in wanted]
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     results: list[tuple[Plan, report.Counts]] = []
-    compared: list[tuple[Plan, dict[str, list[int]]]] = []
+    compared: list[tuple[Plan, report.Counts]] = []
     with Progress(*columns, console=console, transient=True) as progress:
         for plan in plans:
             task = progress.add_task(f"{plan}", total=None)
@@ -48,16 +48,15 @@ def main(
             progress.remove_task(task)
         if others:
             problem = environment.prepare()
-            short = [plan for plan in plans if plan.reference_rows == campaign.SHORT[0]]
             if problem is not None:
                 console.print(problem, style="yellow")
-            elif short:
+            else:
                 progress.add_task("other libraries", total=None)
-                found = environment.compare(short, repetitions)
-                compared = list(zip(short, found, strict=True))
+                found = environment.compare(plans, repetitions)
+                compared = list(zip(plans, found, strict=True))
     spent = cost.measure(windows)
     shown = Console(width=report.WIDTH)
-    report.show(shown, results, compared, repetitions)
+    report.show(shown, results, compared)
     report.show_cost(shown, spent)
     report.write(out, results, compared, spent)
     print(f"written to {out}")

@@ -16,8 +16,9 @@ from load.drift.series import (
     CATEGORIES,
     CHANGED,
     CHANGES,
-    FIRST_SEED,
-    SHORT_WINDOWS,
+    LONG,
+    LONG_WINDOWS,
+    SHORT,
     USUAL,
     Plan,
     categories,
@@ -31,10 +32,6 @@ ALPHA = 0.01
 SECOND_US = 1_000_000
 PHIS = (0.0, 0.5, 0.9, 0.99)
 COLUMNS = (5, 32)
-SHORT = (5_000, (60, 600))
-LONG = (50_000, (6_000,))
-LONG_WINDOWS = 4
-"""Windows that share one reference, as :data:`SHORT_WINDOWS` do."""
 Z95 = 1.96
 
 
@@ -98,8 +95,7 @@ def verdict(reference: Reference, window: Any, kinds: list[str]) -> str:
 
 def repeat(plan: Plan, seed: int) -> dict[str, list[str]]:
     """The verdicts of one repetition, by length of the window and change."""
-    each = LONG_WINDOWS if plan.windows == LONG[1] else SHORT_WINDOWS
-    rows, windows = draw(plan, seed, each)
+    rows, windows = draw(plan, seed)
     reference = learn(rows, seed)
     found: dict[str, list[str]] = {}
     for length, drawn in windows.items():
@@ -118,11 +114,9 @@ def run(
     plan: Plan, repetitions: int, workers: int, on_progress: Callable[[], None]
 ) -> dict[str, dict[str, int]]:
     """Count the verdicts of all repetitions of a plan."""
-    references = -(-repetitions // LONG_WINDOWS) if plan.windows == LONG[1] else repetitions
-    seeds = range(FIRST_SEED, FIRST_SEED + references)
     counts: dict[str, dict[str, int]] = {}
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for one in pool.map(partial(repeat, plan), seeds):
+        for one in pool.map(partial(repeat, plan), plan.seeds(repetitions)):
             on_progress()
             for name, said in one.items():
                 own = counts.setdefault(name, {})

@@ -5,39 +5,40 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import venv
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from load.drift.series import Plan
 
-PINNED = ("evidently==0.7.23", "alibi-detect==0.13.0")
+LIBRARIES = ("evidently", "alibi-detect")
+LOCK = Path("requirements/comparison.txt")
 FOLDER = Path("build/drift-comparison")
+COMPLETE = FOLDER / ".complete"
 INSTALLING_S = 900
 
 
 def prepare() -> str | None:
     """Make the environment unless it is there; what went wrong otherwise."""
-    if (FOLDER / ".complete").exists():
+    if COMPLETE.exists() and COMPLETE.stat().st_mtime > LOCK.stat().st_mtime:
         return None
     try:
-        venv.create(FOLDER, with_pip=True)
-        command = [str(FOLDER / "bin/python"), "-m", "pip", "install", "--quiet", *PINNED]
+        venv.create(FOLDER, with_pip=True, clear=True)
+        python = str(FOLDER / "bin/python")
+        command = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(LOCK)]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=INSTALLING_S, check=False
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return f"{', '.join(PINNED)} could not be installed: {error}"
+        return f"{', '.join(LIBRARIES)} could not be installed: {error}"
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return f"{', '.join(PINNED)} could not be installed: {last}"
-    (FOLDER / ".complete").touch()
+        return f"{', '.join(LIBRARIES)} could not be installed: {last}"
+    COMPLETE.touch()
     return None
 
 
-def compare(plans: list[Plan], repetitions: int) -> list[dict[str, list[int]]]:
+def compare(plans: list[Plan], repetitions: int) -> list[dict[str, dict[str, int]]]:
     """Counts of each plan; see :mod:`load.drift.others`."""
     jobs = [{"plan": asdict(plan), "repetitions": repetitions} for plan in plans]
     done = subprocess.run(
@@ -49,10 +50,5 @@ def compare(plans: list[Plan], repetitions: int) -> list[dict[str, list[int]]]:
         check=True,
         env=os.environ | {"PYTHONPATH": str(Path.cwd()), "PYTHONWARNINGS": "ignore"},
     )
-    found: list[dict[str, list[int]]] = json.loads(done.stdout.strip().splitlines()[-1])
+    found: list[dict[str, dict[str, int]]] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
-
-
-def versions() -> dict[str, Any]:
-    """What is compared, for the report."""
-    return {"python": sys.version.split()[0], "libraries": list(PINNED)}

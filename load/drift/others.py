@@ -12,18 +12,18 @@ import sys
 import warnings
 from typing import Any
 
-import pandas as pd  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import pandas as pd
 
-from load.drift.series import FIRST_SEED, SHORT_WINDOWS, Plan, change, draw
+from load.drift.series import Plan, change, draw
 
 NAMES = ("evidently wasserstein", "evidently psi", "evidently ks", "alibi-detect ks")
 
 
 def verdicts(reference: Any, windows: list[Any]) -> list[list[bool]]:
     """For each window, whether each of ``NAMES`` says drift."""
-    from alibi_detect.cd import KSDrift  # type: ignore[import-not-found]
-    from evidently.legacy.calculations import stattests  # type: ignore[import-not-found]
-    from evidently.legacy.core import ColumnType  # type: ignore[import-not-found]
+    from alibi_detect.cd import KSDrift
+    from evidently.legacy.calculations import stattests
+    from evidently.legacy.core import ColumnType
 
     tests = (
         stattests.wasserstein_stat_test,
@@ -49,18 +49,21 @@ def main() -> None:
     counts = []
     for job in json.load(sys.stdin):
         plan = Plan(**(job["plan"] | {"windows": tuple(job["plan"]["windows"])}))
-        total: dict[str, list[int]] = {}
-        for seed in range(FIRST_SEED, FIRST_SEED + job["repetitions"]):
-            reference, windows = draw(plan, seed, SHORT_WINDOWS)
-            names, given = [], []
-            for rows, (window, *_) in windows.items():
-                for what in ("none", "shift"):
-                    names.append(f"{rows} {what}")
-                    given.append(change(window, what, seed))
-            for name, own in zip(names, verdicts(reference, given), strict=True):
-                sums = total.setdefault(name, [0] * len(NAMES))
-                for k, drifted in enumerate(own):
-                    sums[k] += drifted
+        total: dict[str, dict[str, int]] = {}
+        for seed in plan.seeds(job["repetitions"]):
+            reference, windows = draw(plan, seed)
+            given = {
+                f"{rows} {what}": [change(one, what, seed) for one in of_length]
+                for rows, drawn in windows.items()
+                for what, of_length in (("none", drawn), ("shift", drawn[:1]))
+            }
+            said = iter(verdicts(reference, [one for some in given.values() for one in some]))
+            for name, some in given.items():
+                sums = total.setdefault(name, dict.fromkeys(("windows", *NAMES), 0))
+                for _ in some:
+                    sums["windows"] += 1
+                    for library, drifted in zip(NAMES, next(said), strict=True):
+                        sums[library] += drifted
         counts.append(total)
         print(f"{plan}", file=sys.stderr, flush=True)
     json.dump(counts, sys.stdout)

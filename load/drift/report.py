@@ -25,8 +25,7 @@ def _text(rate: Rate) -> str:
 def show(
     console: Console,
     results: list[tuple[Plan, Counts]],
-    others: list[tuple[Plan, dict[str, list[int]]]],
-    repetitions: int,
+    others: list[tuple[Plan, Counts]],
 ) -> None:
     """Print rates in percent, with 95 % intervals."""
     table = Table(title="DriftDetector: windows that raise an alarm, %, nominal 1 without change")
@@ -49,17 +48,11 @@ def show(
     own_of = dict(results)
     for plan, found in others:
         for window in plan.windows:
-            mine = own_of.get(plan, {})
-            cells = [
-                f"{100 * alarms(mine[f'{window} none']).share:.1f} / "
-                f"{100 * alarms(mine[f'{window} shift']).share:.1f}"
-                if mine
-                else ""
-            ]
-            for k in range(len(NAMES)):
-                none = Rate(found[f"{window} none"][k], repetitions)
-                shift = Rate(found[f"{window} shift"][k], repetitions)
-                cells.append(f"{100 * none.share:.1f} / {100 * shift.share:.1f}")
+            sides = [alarms(own_of[plan][f"{window} {what}"]) for what in ("none", "shift")]
+            cells = [" / ".join(map(_text, sides))]
+            for name in NAMES:
+                both = (found[f"{window} {what}"] for what in ("none", "shift"))
+                cells.append(" / ".join(_text(Rate(one[name], one["windows"])) for one in both))
             head = (f"{plan.columns}", f"{plan.reference_rows:,}", f"{window:,}", f"{plan.phi}")
             table.add_row(*head, *cells)
     console.print(table)
@@ -83,7 +76,7 @@ def _unseen(counts: dict[str, int]) -> str:
 def write(
     path: Path,
     results: list[tuple[Plan, Counts]],
-    others: list[tuple[Plan, dict[str, list[int]]]],
+    others: list[tuple[Plan, Counts]],
     cost: dict[str, float],
 ) -> None:
     """Write all counts."""

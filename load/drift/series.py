@@ -18,8 +18,13 @@ FIRST_SEED = 1_000_000
 what is printed is of others."""
 APART_ROWS = 2000
 """Between the reference and the first window, and between windows."""
+SHORT = (5_000, (60, 600))
+LONG = (50_000, (6_000,))
+"""Rows of a reference, and of the windows that are held against it."""
 SHORT_WINDOWS = 3
 """Windows of each length that share one short reference; only the first is also changed."""
+LONG_WINDOWS = 4
+"""The same for a long reference."""
 CHANGES = ("none", "shift", "variance", "shape", "correlation", "gradual", "missing", "category")
 CATEGORIES = ("A", "B", "C")
 USUAL = (0.5, 0.3, 0.2)
@@ -42,11 +47,22 @@ class Plan:
     windows: tuple[int, ...]
     columns: int
 
+    @property
+    def each(self) -> int:
+        """Windows of each length that share one reference."""
+        return LONG_WINDOWS if self.windows == LONG[1] else SHORT_WINDOWS
 
-def draw(plan: Plan, seed: int, each: int = 1) -> tuple[Any, dict[int, list[Any]]]:
-    """The reference (T, F) float32, and ``each`` windows of every length."""
+    def seeds(self, repetitions: int) -> range:
+        """One for each reference, so that at least so many windows of a length are judged."""
+        long = self.windows == LONG[1]
+        references = -(-repetitions // LONG_WINDOWS) if long else repetitions
+        return range(FIRST_SEED, FIRST_SEED + references)
+
+
+def draw(plan: Plan, seed: int) -> tuple[Any, dict[int, list[Any]]]:
+    """The reference (T, F) float32, and ``plan.each`` windows of every length."""
     rng = np.random.default_rng([seed, plan.reference_rows, plan.columns, round(plan.phi * 100)])
-    lengths = [rows for rows in plan.windows for _ in range(each)]
+    lengths = [rows for rows in plan.windows for _ in range(plan.each)]
     total = plan.reference_rows + sum(lengths) + len(lengths) * APART_ROWS
     noise = rng.normal(size=(SETTLING_ROWS + total, plan.columns)) * np.sqrt(1.0 - plan.phi**2)
     rows = lfilter([1.0], [1.0, -plan.phi], noise, axis=0)[SETTLING_ROWS:].astype(np.float32)
