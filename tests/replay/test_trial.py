@@ -134,7 +134,8 @@ def test_another_side_is_judged_beside_with_other_settings_or_another_bundle(
             assert by_other == [True, False]
         for name in ("scores", "episodes", "health"):
             assert (out / "against" / f"{name}.parquet").exists()
-    assert not {"truth", "against"} & set(other)
+        assert other["truth"]["found"] == sum(by_other)
+        assert "against" not in other
 
 
 def test_settings_of_a_worker_hold_for_tables_too(

@@ -79,6 +79,7 @@ def backtest_command(
     with Progress(console=errors, transient=True) as progress, _extras():
         from worker.replay.sides import Data, Side
         from worker.replay.trial import Trial, run_trial
+        from worker.report.page import write_report
 
         this = Side(model, shared.settings())
         cores = jobs or os.cpu_count() or 1
@@ -92,10 +93,13 @@ def backtest_command(
             truth_column,
         )
         summary = run_trial(trial, lambda step: _reporter(progress, step))
+        progress.add_task("writing the report", total=None)
+        report = write_report(trial)
     for note in summary["notes"]:
         errors.print(f"note: {note}", highlight=False, markup=False)
     for table in view.tables(summary):
         console.print(table)
+    console.print(str(report), soft_wrap=True, highlight=False, markup=False)
     console.print(str(out), soft_wrap=True, highlight=False, markup=False)
 
 

@@ -71,6 +71,10 @@ def run_trial(trial: Trial, progress: Callable[[str], Report]) -> dict[str, Any]
         summary["truth"] = judgement.figures
         with writing(out):
             judgement.table.write_parquet(out / TRUTH)
+    if facts is not None and other is not None:
+        other.summary["truth"] = judged.judge(facts, other).figures
+        with writing(out):
+            write_summary(other.summary, out / AGAINST)
     if other is not None and trial.against is not None:
         summary["against"] = {
             "model": other.summary["model"],

@@ -1,0 +1,79 @@
+"""What a backtest left in its folder, as the report takes it.
+
+Owns which files are read; docs/backtest.md says what is in them. Scores stay on disk, there may
+be more than fit in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from worker.core.errors import ConfigError
+
+OTHER = "against"
+TRUTH = "truth.parquet"
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one candidate said.
+
+    Attributes:
+        scores: file with a row for each row of the data.
+        episodes, health: a row for each; see ``worker.replay.tables``.
+    """
+
+    summary: dict[str, Any]
+    scores: Path
+    episodes: pl.DataFrame
+    health: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder.
+
+    Attributes:
+        this: what the model of the backtest said.
+        other: what it was held against; None: nothing.
+        truth: a row for each true episode; None: nobody knows.
+    """
+
+    this: Side
+    other: Side | None
+    truth: pl.DataFrame | None
+
+
+def read_results(folder: Path) -> Results:
+    """Read a results folder.
+
+    Raises:
+        ConfigError: it is none, or a file is damaged.
+    """
+    try:
+        this = _side(folder)
+        # An earlier backtest may have left more in the folder than this one's summary tells of.
+        return Results(
+            this=this,
+            other=_side(folder / OTHER) if this.summary.get("against") else None,
+            truth=pl.read_parquet(folder / TRUTH) if this.summary.get("truth") else None,
+        )
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise ConfigError(
+            f"{folder} has no complete results of a backtest: {str(error).splitlines()[0]}; "
+            "run the backtest again."
+        ) from error
+
+
+def _side(folder: Path) -> Side:
+    return Side(
+        summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
+        scores=folder / "scores.parquet",
+        episodes=pl.read_parquet(folder / "episodes.parquet"),
+        health=pl.read_parquet(folder / "health.parquet"),
+    )
