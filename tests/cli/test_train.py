@@ -42,11 +42,14 @@ def test_a_bundle_is_trained_on_a_parquet_file_with_labels(
     table.write_parquet(data)
     labels.write_text("machine_id,start,end\n1,2026-01-02T00:00:00,2026-01-02T01:00:00\n")
     command = f"train --data {data} --labels {labels} --channels {PUMP} --out {tmp_path / 'pump'}"
-    assert run(command.split()) == 0
+    assert run([*command.split(), "--machine-groups"]) == 0
     captured = capsys.readouterr()
     assert "known faults" in captured.out
     assert captured.out.splitlines()[-1] == str(tmp_path / "pump" / "1.0.0")
     assert captured.err.strip() == ""
+    reference = load_bundle("pump", tmp_path).reference
+    assert reference is not None
+    assert list(reference.groups) == ["fleet", "machine_id=1", "machine_id=2"]
 
 
 def test_a_bundle_is_trained_on_a_csv_file(
@@ -67,6 +70,17 @@ def test_a_bundle_is_trained_on_a_csv_file(
     assert bundle.version == "2.0.0"
     assert bundle.manifest.training.source == "history.csv"
     assert bundle.manifest.training.machines == 20
+
+
+def test_more_machines_than_can_be_groups_of_their_own_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = tmp_path / "many.csv"
+    rows = [f"m{i},2026-01-01T00:{k:02}:00,{i},{k},{i * k}" for k in range(3) for i in range(65)]
+    many.write_text("\n".join(["machine_id,timestamp,flow,pressure,motor_current", *rows]))
+    command = f"train --data {many} --machine-groups --channels {PUMP} --out {tmp_path / 'pump'}"
+    assert run(command.split()) == 78
+    assert "error: --machine-groups: the readings are of 65 machines" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,12 @@ def train_command(
         float | None,
         typer.Option(help="Pin the threshold of anomaly_score instead of following the budget."),
     ] = None,
+    machine_groups: Annotated[
+        bool,
+        typer.Option(
+            "--machine-groups", help="Also watch each machine (at most 64) for drift of its own."
+        ),
+    ] = False,
     version: Annotated[
         str | None, typer.Option(help="Such as 1.2.0; default: the next minor version.")
     ] = None,
@@ -95,6 +101,7 @@ def train_command(
             labels=faults,
             seed=seed,
             workers=os.cpu_count() or 1,
+            machine_groups=machine_groups,
             on_progress=lambda share: progress.update(task, completed=share),
         )
     for note in result.notes:

@@ -27,6 +27,8 @@ from worker.training.window import interval_us
 
 MAX_VALUES = 16
 """A categorical channel with more values makes no groups: each would have few machines."""
+MAX_MACHINES = 64
+"""So many machines can be groups of their own: all groups share the tolerated false alarms."""
 
 
 def drift_reference(
@@ -36,12 +38,14 @@ def drift_reference(
     model: OnnxModel,
     anomalous: NDArray[np.bool_],
     seed: int,
+    machine_groups: bool = False,
 ) -> Reference | None:
     """Learn the reference; None: no machine has enough rows.
 
     Args:
         readings: those that were fitted.
         anomalous: (n,) readings in which the finished model finds an anomaly.
+        machine_groups: whether each machine is also a group of its own.
     """
     if len(fitted.rows) < FEWEST_ROWS:
         return None
@@ -70,6 +74,7 @@ def drift_reference(
         categories={name: [column[i] for i in at.tolist()] for name, column in recorded.items()},
         values={c.name: c.values for c in named},
         grouped=[c.name for c in named if len(c.values) <= MAX_VALUES],
+        machine_ids=readings.machine_ids if machine_groups else (),
         owners=owners,
         remembering=remembering(spec),
         stride_us=stride_us,

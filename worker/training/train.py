@@ -49,7 +49,7 @@ from worker.training.fit import Fitted, counters, fit
 from worker.training.forest import TREES, FittedForest
 from worker.training.labels import Verdict, judge
 from worker.training.readings import MachineReadings, halves, without_repeats
-from worker.training.reference import drift_reference
+from worker.training.reference import MAX_MACHINES, drift_reference
 from worker.training.window import interval_us, window_for
 
 BUDGETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -123,6 +123,7 @@ def train(
     labels: pl.DataFrame | None = None,
     seed: int = 7,
     workers: int = 1,
+    machine_groups: bool = False,
     on_progress: Progress = lambda share: None,
 ) -> TrainingResult:
     """Train a bundle and write it to ``out/<version>/``; same arguments, same bytes.
@@ -137,6 +138,7 @@ def train(
         threshold: an expert's own anomaly score instead of what follows from the budget.
         labels: known faults, as :func:`worker.training.labels.read_labels` gives them.
         workers: processes to use.
+        machine_groups: whether each machine is also watched for drift of its own.
         on_progress: called with the share that is done.
 
     Raises:
@@ -149,6 +151,11 @@ def train(
         raise ConfigError(f"--version: {target} exists already; choose another or remove it.")
     readings = without_repeats(readings)
     notes = (*readings.notes, *check(spec, readings))
+    if machine_groups and len(readings.machine_ids) > MAX_MACHINES:
+        raise ConfigError(
+            f"--machine-groups: the readings are of {len(readings.machine_ids):,} machines, and "
+            f"at most {MAX_MACHINES} can be watched each by itself; leave it out."
+        )
     if spec.window is None:
         spec = spec.with_window(window_for(readings))
     recipe = _Recipe(spec, version, training_date, threshold, seed, workers, on_progress)
@@ -175,7 +182,13 @@ def train(
             made.fitted.forest,
             made.learned,
             drift_reference(
-                spec, readings, made.fitted, made.bundle.model, answers.anomalous, seed
+                spec,
+                readings,
+                made.fitted,
+                made.bundle.model,
+                answers.anomalous,
+                seed,
+                machine_groups,
             ),
         )
         shutil.move(bundle.path, target)

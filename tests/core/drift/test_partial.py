@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.drift.series import SECOND_US, autoregressive, learned
-from worker.core.drift import Collector, Partial, merge
+from worker.core.drift import Collector, Partial, learn_reference, merge
 from worker.core.drift.partial import MACHINES, SAMPLE_ROWS
 from worker.core.errors import PartialError
 
@@ -50,6 +50,41 @@ def test_merging_in_any_order_and_split_gives_the_same_bits(seed: int, parts: in
         a, b = pieces.pop(int(rng.integers(len(pieces)))), pieces.pop(0)
         pieces.append(merge([a, b], 0, PANE_US))
     assert same(merge(pieces, 0, PANE_US), merge([whole], 0, PANE_US))
+
+
+def test_a_machines_group_has_its_rows_alone() -> None:
+    machine = np.arange(2000) % 2
+    reference = learn_reference(
+        [f"f{i}" for i in range(COLUMNS)],
+        [""] * COLUMNS,
+        VALUES[:2000],
+        np.arange(2000) // 2 * SECOND_US,
+        machine,
+        SECOND_US,
+        machine_ids=["press=1", "press-2"],
+    )
+    assert list(reference.groups) == ["fleet", "machine_id=press=1", "machine_id=press-2"]
+    collector = Collector(reference.layout, 0, PANE_US)
+    ids = [b"other", b"press-2", b"press=1"]
+    # press=1 is in the first half only, and seen under another number in the second chunk.
+    for rows, names in ((np.arange(1000), [2, 1]), (np.arange(1000, 1500), [1, 0])):
+        own = np.array(names)[machine[rows]]
+        collector.add(rows * 10, own, ids, VALUES[rows], np.zeros(len(rows), np.bool_), {})
+    found = {partial.group: partial for partial in collector.take(1)}
+    assert {group: partial.rows for group, partial in found.items()} == {
+        "fleet": 1500,
+        "machine_id=press=1": 500,
+        "machine_id=press-2": 750,
+    }
+    assert found["machine_id=press=1"].machine_ids == ("press=1",)
+    alone = Collector(reference.layout, 0, PANE_US)
+    rows = np.arange(0, 1000, 2)
+    alone.add(
+        rows * 10, np.zeros(500, np.int64), [b"press=1"], VALUES[rows], np.zeros(500, np.bool_), {}
+    )
+    (fleet, own) = alone.take(1)
+    assert same(own, found["machine_id=press=1"])
+    assert fleet.rows == own.rows
 
 
 def test_rows_added_in_chunks_count_as_added_at_once() -> None:

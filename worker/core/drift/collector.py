@@ -18,6 +18,7 @@ from worker.core.drift import cells as kernel
 from worker.core.drift.cells import CELLS
 from worker.core.drift.partial import (
     FLEET,
+    MACHINE,
     MACHINES,
     SAMPLE_ROWS,
     Counts,
@@ -81,7 +82,8 @@ class Collector:
         keys = np.empty(n, np.uint64)
         kernel.draw(hashes[own], times_us, np.uint64(layout.fingerprint), keys)
         codes = self._codes(n, categories)
-        chunk = _Chunk(found, steps, keys, own, hashes, names, anomalous, codes)
+        position = {name: k for k, name in enumerate(names)}
+        chunk = _Chunk(found, steps, keys, own, hashes, names, position, anomalous, codes)
         panes, pane_of = np.unique(times_us // self.pane_us, return_inverse=True)
         if len(panes) == 1:
             self._gather(panes[0], chunk)
@@ -95,7 +97,7 @@ class Collector:
     def _gather(self, pane: int, chunk: _Chunk) -> None:
         """Add the rows of one pane to the groups that they are of."""
         for group in self.layout.groups:
-            at = self._members(group, chunk.codes)
+            at = self._members(group, chunk)
             if at is None or at.any():
                 slot = self._open.get((group, int(pane)))
                 if slot is None:
@@ -139,21 +141,28 @@ class Collector:
                 codes.append(np.fromiter(found, np.int64, n))
         return codes
 
-    def _members(self, group: str, codes: list[Counts]) -> NDArray[np.bool_] | None:
+    def _members(self, group: str, chunk: _Chunk) -> NDArray[np.bool_] | None:
         """Which rows (n,) are of a group; None: all."""
         if group == FLEET:
             return None
         channel, _, value = group.partition("=")
-        for (name, values), code in zip(self.layout.categories, codes, strict=True):
+        chosen: NDArray[np.bool_]
+        if channel == MACHINE:
+            chosen = chunk.own == chunk.position.get(value.encode(), -1)
+            return chosen
+        for (name, values), code in zip(self.layout.categories, chunk.codes, strict=True):
             if name == channel:
-                chosen: NDArray[np.bool_] = code == values.index(value)
+                chosen = code == values.index(value)
                 return chosen
         raise KeyError(group)
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """n rows, located: see :meth:`Collector.add`; ``own`` are positions in hashes and names."""
+    """n rows, located: see :meth:`Collector.add`.
+
+    ``own`` (n,) are positions in hashes and names; ``position`` says that of each name.
+    """
 
     cells: NDArray[np.uint8]
     steps: NDArray[np.int32]
@@ -161,6 +170,7 @@ class _Chunk:
     own: NDArray[np.int64]
     hashes: NDArray[np.uint64]
     names: list[bytes]
+    position: Mapping[bytes, int]
     anomalous: NDArray[np.bool_]
     codes: list[Counts]
 
@@ -173,6 +183,7 @@ class _Chunk:
             self.own[at],
             self.hashes,
             self.names,
+            self.position,
             self.anomalous[at],
             [code[at] for code in self.codes],
         )

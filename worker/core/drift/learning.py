@@ -16,7 +16,7 @@ from worker.core.drift import contrasts
 from worker.core.drift.calibration import LongRun
 from worker.core.drift.cells import CELLS, EDGES, MISSING, locate
 from worker.core.drift.cycles import learn_profiles
-from worker.core.drift.partial import FLEET
+from worker.core.drift.partial import FLEET, MACHINE
 from worker.core.drift.reference import GroupReference, Reference, embed
 from worker.core.errors import ConfigError
 
@@ -42,6 +42,7 @@ def learn_reference(
     categories: Mapping[str, Sequence[str | None]] | None = None,
     values: Mapping[str, tuple[str, ...]] | None = None,
     grouped: Sequence[str] | None = None,
+    machine_ids: Sequence[str] = (),
     owners: Sequence[str] | None = None,
     remembering: Sequence[bool] | None = None,
     stride_us: int | None = None,
@@ -59,6 +60,8 @@ def learn_reference(
         categories: n values of each categorical channel.
         values: which values each of them can have.
         grouped: those whose values make groups of their own; default: all.
+        machine_ids: names of the machines by their number, if each with enough rows shall be a
+            group of its own.
         owners: the channel of each column; default: the columns themselves.
         remembering: columns that remember for longer than a window, which have no daily or weekly
             profile; default: none.
@@ -101,6 +104,12 @@ def learn_reference(
                 groups[f"{name}={value}"] = _learn_group(
                     everything.take(at), interval_us, chosen, without
                 )
+    for k, machine_id in enumerate(machine_ids):
+        at = everything.machines == k
+        if FEWEST_ROWS <= at.sum() < len(rows):
+            groups[f"{MACHINE}={machine_id}"] = _learn_group(
+                everything.take(at), interval_us, chosen, without
+            )
     owned = tuple(columns if owners is None else owners)
     stride_us = max(interval_us // 2, 1) if stride_us is None else stride_us
     return Reference(

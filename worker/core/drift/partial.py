@@ -25,6 +25,8 @@ from worker.core.errors import PartialError
 SAMPLE_ROWS = 512
 MACHINES = 64
 FLEET = "fleet"
+MACHINE = "machine_id"
+"""Names the groups of single machines; no channel can be called so."""
 _HASHES = 2.0**64
 
 Counts = NDArray[np.int64]
