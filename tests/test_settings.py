@@ -56,6 +56,20 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert Settings().changelog_topic == "driftdetector-machine-state-changelog"
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("detection.threshold", 1.0, "1.0 is too large; write less than 1"),
+        ("detection.threshold", -1, "-1 is too small; write more than -1"),
+        ("detection.budget", "much", "'much' is not a number; write one without quotes"),
+    ],
+)
+def test_a_number_that_is_none_or_out_of_bounds_is_refused(
+    key: str, value: object, what: str
+) -> None:
+    assert refused(overrides={key: value}) == f"{key} (command line): {what}."
+
+
 def test_settings_constructed_directly_read_no_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -226,6 +226,12 @@ def _problem(key: str, error: ErrorDetails) -> str:
             return f"{given} is not possible; write {context['expected'].replace(chr(39), chr(34))}"
         case "int_parsing" | "int_type" | "int_from_float":
             return f"{given} is not a whole number; write one without quotes"
+        case "float_parsing" | "float_type":
+            return f"{given} is not a number; write one without quotes"
+        case "greater_than":
+            return f"{given} is too small; write more than {context['gt']:g}"
+        case "less_than":
+            return f"{given} is too large; write less than {context['lt']:g}"
         case "greater_than_equal":
             return f"{given} is too small; write at least {context['ge']}"
         case "less_than_equal":

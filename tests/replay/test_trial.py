@@ -111,7 +111,7 @@ def test_another_side_is_judged_beside_with_other_settings_or_another_bundle(
 ) -> None:
     settings = tmp_path / "strict.toml"
     settings.write_text("[detection]\nthreshold = -0.999\n")
-    for data, against, what in ((table, settings, "settings"), (recording, pumps.path, "settings")):
+    for data, against, what in ((table, settings, "settings"), (recording, pumps.path, "a bundle")):
         out = tmp_path / data.name
         command = f"backtest --data {data} --model {pumps.path} --out {out} --truth {faults}"
         assert run(f"{command} --jobs 1 --against {against}".split()) == 0
@@ -155,6 +155,10 @@ def test_settings_of_a_worker_hold_for_tables_too(
         ("--truth-column flow", "--truth-column: a label is 0 or 1"),
         ("--truth-column none", "has no column 'none'"),
         ("--truth none.csv", "--truth: none.csv cannot be read"),
+        ("--sweep window=1,2", "--sweep: 'window' cannot be swept"),
+        ("--sweep threshold=0,2", "detection.threshold (command line): 2 is too large"),
+        ("--fail-if rows", "--fail-if: 'rows' is no condition"),
+        ("--fail-if recall<0.9", "only there with --truth"),
         ("--against none.toml", "--against: there is no file 'none.toml'"),
     ],
 )
@@ -170,3 +174,90 @@ def test_what_cannot_be_judged_by_gives_one_sentence(
     assert run(command.format(table=table).split()) == 78
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_sweep_says_what_each_value_would_give(
+    pumps: Pumps, table: Path, recording: Path, faults: Path, tmp_path: Path
+) -> None:
+    for data, truth in ((table, f" --truth {faults}"), (recording, " --jobs 1")):
+        out = tmp_path / data.name
+        command = f"backtest --data {data} --model {pumps.path} --out {out}{truth}"
+        assert run(f"{command} --sweep threshold=-0.999,0.5".split()) == 0
+        summary = summary_of(out)
+        sweep = summary["sweep"]
+        assert sweep["key"] == "threshold"
+        strict, loose = sweep["points"]
+        assert (strict["value"], loose["value"]) == (-0.999, 0.5)
+        assert strict["episodes"] == 0 < loose["episodes"]
+        assert strict["episodes_per_machine_day"] == 0.0
+        if data == table:
+            assert (strict["recall"]["value"], loose["recall"]["value"]) == (0.0, 0.5)
+            assert strict["precision"]["value"] is None
+            assert loose["false_alarms_per_machine_day"]["value"] > 0.0
+        else:
+            assert strict["recall"] is loose["precision"] is None
+        # What was tried leaves nothing behind.
+        assert {path.name for path in out.iterdir()} <= {
+            "scores.parquet",
+            "episodes.parquet",
+            "health.parquet",
+            "summary.json",
+            "truth.parquet",
+            "report.html",
+        }
+
+
+def test_a_value_of_a_sweep_gives_what_a_backtest_with_that_setting_gives(
+    pumps: Pumps, table: Path, faults: Path, tmp_path: Path
+) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text("[episodes]\nmerge_gap_s = 86400\n")
+    command = f"backtest --data {table} --model {pumps.path} --truth {faults}"
+    swept, plain = tmp_path / "swept", tmp_path / "plain"
+    assert run(f"{command} --out {swept} --sweep episodes.merge_gap_s=86400".split()) == 0
+    assert run(f"--config {settings} {command} --out {plain}".split()) == 0
+    (point,), expected = summary_of(swept)["sweep"]["points"], summary_of(plain)
+    assert point.pop("value") == 86400
+    assert point == {
+        name: expected["truth"][name] if name in expected["truth"] else expected[name]
+        for name in point
+        if name != "episodes"
+    } | {"episodes": expected["episodes"]}
+
+
+def test_conditions_fail_a_backtest_with_status_1_a_table_and_a_junit_file(
+    pumps: Pumps, table: Path, faults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"backtest --data {table} --model {pumps.path} --out {tmp_path} --truth {faults}"
+    assert run([*command.split(), "--fail-if", "recall < 0.9", "--fail-if", "rows < 10"]) == 1
+    assert "recall < 0.9" in capsys.readouterr().out
+    assert summary_of(tmp_path)["gate"] == {
+        "passed": False,
+        "conditions": [
+            {"text": "recall < 0.9", "value": 0.5, "failed": True},
+            {"text": "rows < 10", "value": 2304, "failed": False},
+        ],
+    }
+    assert 'failures="1"' in (tmp_path / "junit.xml").read_text()
+    assert run([*command.split(), "--fail-if", "recall < 0.1"]) == 0
+    assert 'failures="0"' in (tmp_path / "junit.xml").read_text()
+
+
+def test_a_results_folder_that_is_used_again_keeps_nothing_of_before(
+    pumps: Pumps, table: Path, faults: Path, tmp_path: Path
+) -> None:
+    command = f"backtest --data {table} --model {pumps.path} --out {tmp_path}"
+    judged = f"{command} --truth {faults} --against {pumps.path} --fail-if rows<1"
+    assert run(judged.split()) == 0
+    for name in ("truth.parquet", "junit.xml", "against"):
+        assert (tmp_path / name).exists()
+    (tmp_path / "mine.txt").write_text("kept")
+    assert run(command.split()) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "episodes.parquet",
+        "health.parquet",
+        "mine.txt",
+        "report.html",
+        "scores.parquet",
+        "summary.json",
+    ]

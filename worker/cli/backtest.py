@@ -17,9 +17,14 @@ from worker.cli.context import Context, context_of
 from worker.cli.replay import topic_of
 from worker.core.errors import ConfigError
 from worker.recording.files import recorded_topics
+from worker.settings import setting_keys
 
 if TYPE_CHECKING:
     from worker.replay.sides import Report, Side
+
+
+FAILED = 1
+"""Exit status when a condition of --fail-if is met."""
 
 
 def register(app: typer.Typer) -> None:
@@ -62,6 +67,21 @@ def backtest_command(
             metavar="OTHER", help="A second side: another bundle, or other settings (a TOML file)."
         ),
     ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY=VALUES",
+            help="Try a setting: threshold=-0.2:0:0.02, budget=0.01,0.1,1, episodes.merge_gap_s=…",
+        ),
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help='Such as "recall < 0.9", of the numbers in summary.json: exit status 1; may be '
+            "repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Score recorded readings as the worker would have; write the answers as tables.
 
@@ -77,20 +97,25 @@ def backtest_command(
     shared = context_of(context)
     errors, console = Console(stderr=True), Console()
     with Progress(console=errors, transient=True) as progress, _extras():
+        from worker.judging.gate import parse_condition
+        from worker.judging.sweep import parse_sweep
         from worker.replay.sides import Data, Side
         from worker.replay.trial import Trial, run_trial
         from worker.report.page import write_report
 
         this = Side(model, shared.settings())
-        cores = jobs or os.cpu_count() or 1
+        row = None if sweep is None else parse_sweep(sweep, setting_keys())
         trial = Trial(
-            Data(data, topic_of(data, topic) if topics else None, warm_up, cores),
+            Data(data, topic_of(data, topic) if topics else None, warm_up, jobs or _cores()),
             this,
             out,
-            messages,
-            None if against is None else _other(against, this),
-            truth,
-            truth_column,
+            messages=messages,
+            against=None if against is None else _other(against, this),
+            truth=truth,
+            truth_column=truth_column,
+            sweep=row,
+            swept=[shared.settings(overrides) for overrides in row.settings()] if row else [],
+            conditions=[parse_condition(text) for text in fail_if or []],
         )
         summary = run_trial(trial, lambda step: _reporter(progress, step))
         progress.add_task("writing the report", total=None)
@@ -101,17 +126,23 @@ def backtest_command(
         console.print(table)
     console.print(str(report), soft_wrap=True, highlight=False, markup=False)
     console.print(str(out), soft_wrap=True, highlight=False, markup=False)
+    if fail_if and not summary["gate"]["passed"]:
+        raise typer.Exit(FAILED)
 
 
 def _other(text: str, this: Side) -> Side:
     """The other side: a settings file for the same bundle, or a bundle with the same settings."""
     from worker.replay.sides import Side
 
-    if text.lower().endswith(".toml"):
-        if not Path(text).is_file():
-            raise ConfigError(f"--against: there is no file {text!r}; write a settings file.")
-        return Side(this.model, Context(Path(text)).settings())
-    return Side(text, this.settings)
+    if not text.lower().endswith(".toml"):
+        return Side(text, this.settings)
+    if not Path(text).is_file():
+        raise ConfigError(f"--against: there is no file {text!r}; write a settings file.")
+    return Side(this.model, Context(Path(text)).settings(), "settings")
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
 
 
 def _reporter(progress: Progress, step: str) -> Report:

@@ -8,6 +8,12 @@ from typing import Any
 from rich.table import Table
 
 NONE = "-"
+JUDGED = {
+    "recall": "recall",
+    "precision": "precision",
+    "false_alarms_per_machine_day": "false alarms",
+}
+"""Columns of a sweep where something is known."""
 
 
 def tables(summary: dict[str, Any]) -> Iterator[Table]:
@@ -17,6 +23,10 @@ def tables(summary: dict[str, Any]) -> Iterator[Table]:
         yield _truth(summary["truth"])
     if "against" in summary:
         yield _against(summary["model"], summary["against"])
+    if "sweep" in summary:
+        yield _sweep(summary["sweep"])
+    if "gate" in summary:
+        yield _gate(summary["gate"])
 
 
 def _side(summary: dict[str, Any]) -> Table:
@@ -54,7 +64,7 @@ def _truth(truth: dict[str, Any]) -> Table:
         "delay of 90 %": seconds(truth["delay_s"]["p90"]),
     }
     for name, value in (truth["rows"] or {}).items():
-        rows[f"by row: {name}"] = NONE if value is None else f"{value:.3f}"
+        rows[f"by row: {name}"] = _value(value)
     return _filled(table, rows)
 
 
@@ -69,6 +79,37 @@ def _against(model: str, against: dict[str, Any]) -> Table:
             keys = ("both", "only_this", "only_other", "neither")
             table.add_row(name, *(f"{counts[k]:,}" if k in counts else NONE for k in keys))
     return table
+
+
+def _sweep(sweep: dict[str, Any]) -> Table:
+    table = Table(title=f"{sweep['key']}; alarms per machine and day")
+    known = any(point["recall"] is not None for point in sweep["points"])
+    names = JUDGED if known else {}
+    for name in (sweep["key"], "episodes", "alarms", *names.values()):
+        table.add_column(name, justify="right")
+    for point in sweep["points"]:
+        rate = point["episodes_per_machine_day"]
+        table.add_row(
+            f"{point['value']:g}",
+            f"{point['episodes']:,}",
+            _value(rate),
+            *(_value(point[name]["value"]) for name in names),
+        )
+    return table
+
+
+def _gate(gate: dict[str, Any]) -> Table:
+    table = Table(title="passed" if gate["passed"] else "failed")
+    for name in ("fails if", "it is", ""):
+        table.add_column(name, justify="right" if name == "it is" else "left")
+    for one in gate["conditions"]:
+        verdict = "failed" if one["failed"] else "passed"
+        table.add_row(one["text"], f"{one['value']:.4g}", verdict)
+    return table
+
+
+def _value(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3g}"
 
 
 def interval(found: dict[str, float | None]) -> str:

@@ -5,7 +5,7 @@ Owns which of the answers are judged by what; the judging itself is in ``worker/
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,20 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What the facts say of a side.
+class Truth:
+    """What is known of what was judged; it is the same for every side.
 
     Attributes:
-        table: a row for each true episode; see ``verdict.TRUTH``.
-        figures: for ``summary.json``.
+        episodes: see ``truth.EPISODES``.
+        labels: (N,) of the rows; null: episodes are all that is known.
+        notes: what a person should know about them, a sentence each.
     """
 
-    table: pl.DataFrame
-    figures: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
+    source: str
+    episodes: pl.DataFrame
+    labels: pl.Series | None
+    tolerance_us: int
+    notes: tuple[str, ...]
 
 
 def facts_of(path: Path | None, column: str | None, data: Data, side: Side) -> Facts | None:
@@ -66,42 +69,59 @@ def facts_of(path: Path | None, column: str | None, data: Data, side: Side) -> F
     return Facts(known.source, known, None, 0 if known.by_row else spec.length_us)
 
 
-def judge(facts: Facts, outcome: Outcome, other: Outcome | None = None) -> Judgement:
-    """Hold a side's answers against the facts.
+def truth_of(facts: Facts, outcome: Outcome) -> Truth:
+    """Hold what is known against the rows that a side judged.
+
+    Raises:
+        ConfigError: a file names no machine, and there are several.
+    """
+    labels, known = facts.labels, None
+    if facts.known is not None:
+        machines = truth.machines_of(outcome.scores)
+        known = truth.with_machine(facts.known, machines)
+        if not facts.known.by_row:
+            episodes, notes = truth.placed(known, machines, facts.tolerance_us)
+            if points := int((episodes["begin"] == episodes["end"]).sum()):
+                hours = facts.tolerance_us / US_PER_S / 3600
+                notes.append(f"points in time, found by an alarm within {hours:g} h: {points:,}")
+            return Truth(facts.source, episodes, None, facts.tolerance_us, tuple(notes))
+    rows = outcome.scores.select("machine_id", "timestamp").collect()
+    if known is not None:
+        labels = truth.labels_of_rows(known, rows)
+    assert labels is not None
+    unknown = labels.null_count()
+    notes = [f"rows without a label, not judged: {unknown:,}"] if unknown else []
+    episodes = truth.episodes_of_labels(rows, labels)
+    return Truth(facts.source, episodes, labels, facts.tolerance_us, tuple(notes))
+
+
+def judge(
+    known: Truth, outcome: Outcome, other: Outcome | None = None
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Hold a side's episodes against the true ones.
 
     Args:
         other: another side, whose finds are told beside.
+
+    Returns:
+        A row for each true episode, see ``verdict.TRUTH``, and the figures.
     """
-    scores = outcome.scores
-    notes: list[str] = []
-    by_row = None
-    if facts.known is not None:
-        machines = truth.machines_of(scores)
-        known = truth.with_machine(facts.known, machines)
-    if facts.known is None or facts.known.by_row:
-        rows = scores.select("machine_id", "timestamp", "anomaly_score", "is_anomaly").collect()
-        labels = truth.labels_of_rows(known, rows) if facts.labels is None else facts.labels
-        episodes = truth.episodes_of_labels(rows, labels)
-        by_row = verdict.row_figures(rows, labels)
-        if unknown := labels.null_count():
-            notes.append(f"rows without a label, not judged by row: {unknown:,}")
-    else:
-        episodes, notes = truth.placed(known, machines, facts.tolerance_us)
-        if points := int((episodes["begin"] == episodes["end"]).sum()):
-            hours = facts.tolerance_us / US_PER_S / 3600
-            notes.append(f"points in time, found by an alarm within {hours:g} h: {points:,}")
-    alarms = matching.alarms(outcome.episodes, scores)
+    alarms = matching.alarms(outcome.episodes, outcome.scores)
     others = None if other is None else matching.alarms(other.episodes, other.scores)
-    table = verdict.truth_table(episodes, alarms, others, facts.tolerance_us)
-    figures = {
-        "source": facts.source,
-        **verdict.figures(table, alarms, outcome.summary["machine_days"], facts.tolerance_us),
-        "rows": by_row,
-    }
-    return Judgement(table, figures, notes)
+    table = verdict.truth_table(known.episodes, alarms, others, known.tolerance_us)
+    days = outcome.summary["machine_days"]
+    return table, verdict.figures(table, alarms, days, known.tolerance_us)
 
 
-def compare(this: Outcome, other: Outcome, judgement: Judgement | None) -> dict[str, Any]:
-    """What both sides told of, and what each found of what is known."""
+def row_figures(known: Truth, outcome: Outcome) -> dict[str, float | None] | None:
+    """Figures of single rows; None: they have no labels."""
+    if known.labels is None:
+        return None
+    rows = outcome.scores.select("anomaly_score", "is_anomaly").collect()
+    return verdict.row_figures(rows, known.labels)
+
+
+def compare(this: Outcome, other: Outcome, table: pl.DataFrame | None) -> dict[str, Any]:
+    """What both sides told of, and what each found of the true episodes of a table."""
     told = [matching.told_spans(outcome.episodes) for outcome in (this, other)]
-    return verdict.compared(told[0], told[1], None if judgement is None else judgement.table)
+    return verdict.compared(told[0], told[1], table)

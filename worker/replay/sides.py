@@ -11,22 +11,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import polars as pl
 
 from worker.assets import asset_dir
 from worker.core.errors import ConfigError
-from worker.models.bundle import load_bundle
+from worker.models.bundle import Bundle, load_bundle
 from worker.replay.backtest import Backtest, backtest
 from worker.settings import Settings
-from worker.training.readings import files_of, load_columns, read_recording
+from worker.training.readings import Recording, files_of, load_columns, read_recording
 
 if TYPE_CHECKING:
     from worker.replay.recorded import Result
 
-SCORES, SUMMARY = "scores.parquet", "summary.json"
+SCORES, EPISODES, HEALTH = FILES = ("scores.parquet", "episodes.parquet", "health.parquet")
+SUMMARY = "summary.json"
 
 Report = Callable[[float, float], None]
 """Told how much is done, and of how much."""
@@ -51,17 +52,16 @@ class Data:
 
 @dataclass(frozen=True)
 class Side:
-    """Who judges: a bundle by name, ``name/version`` or folder, with a worker's settings."""
+    """Who judges: a bundle with a worker's settings.
+
+    Attributes:
+        model: the bundle's name, ``name/version`` or folder.
+        what: of another side: in what it differs.
+    """
 
     model: str
     settings: Settings
-
-    def __str__(self) -> str:
-        return self.model
-
-    def what(self, other: Side) -> str:
-        """In what it differs from another side."""
-        return "settings" if self.model == other.model else "a bundle"
+    what: Literal["a bundle", "settings"] = "a bundle"
 
 
 @dataclass(frozen=True)
@@ -78,55 +78,74 @@ class Outcome:
         return pl.scan_parquet(self.folder / SCORES)
 
 
-def run_side(
-    data: Data, side: Side, out: Path, report: Report, messages: Path | None = None
-) -> Outcome:
-    """Let a side judge the data; write scores, episodes, health and summary to ``out``.
+class Sides:
+    """Lets sides judge the same data, which are read once for each bundle."""
 
-    Args:
-        messages: of a recording: folder for what a worker would have published.
+    def __init__(self, data: Data) -> None:
+        self._data = data
+        self._tables: dict[str, _Table] = {}
 
-    Raises:
-        ConfigError: the data cannot be read, or ``out`` not written.
-        BundleError: the bundle is refused.
-        RecordingError: a file of the recording is damaged.
-    """
-    make_folder(out)
-    with writing(out):
-        result: Backtest | Result
-        if data.topic is None:
-            result = _of_table(data, side, report)
-            result.scores.write_parquet(out / SCORES)
-        else:
-            result = _of_recording(data, data.topic, side, out, report, messages)
-        result.episodes.write_parquet(out / "episodes.parquet")
-        result.health.write_parquet(out / "health.parquet")
-        write_summary(result.summary, out)
-    return Outcome(out, result.episodes, result.summary)
+    def run(self, side: Side, out: Path, report: Report, messages: Path | None = None) -> Outcome:
+        """Let a side judge; write scores, episodes, health and summary to ``out``.
+
+        Args:
+            messages: of a recording: folder for what a worker would have published.
+
+        Raises:
+            ConfigError: the data cannot be read, or ``out`` not written.
+            BundleError: the bundle is refused.
+            RecordingError: a file of the recording is damaged.
+        """
+        make_folder(out)
+        with writing(out):
+            result: Backtest | Result
+            if self._data.topic is None:
+                result = self._of_table(side, report)
+                result.scores.write_parquet(out / SCORES)
+            else:
+                result = self._of_recording(self._data.topic, side, out, report, messages)
+            result.episodes.write_parquet(out / EPISODES)
+            result.health.write_parquet(out / HEALTH)
+            write_summary(result.summary, out)
+        return Outcome(out, result.episodes, result.summary)
+
+    def _of_table(self, side: Side, report: Report) -> Backtest:
+        if side.model not in self._tables:
+            self._tables[side.model] = _read_table(self._data, side.model)
+        bundle, recording, before = self._tables[side.model]
+        return backtest(
+            bundle,
+            recording,
+            settings=side.settings,
+            warm_up=before,
+            on_progress=lambda share: report(share, 1.0),
+        )
+
+    def _of_recording(
+        self, topic: str, side: Side, out: Path, report: Report, messages: Path | None
+    ) -> Result:
+        from worker.replay.recorded import (  # pyarrow: an extra of its own
+            Source,
+            backtest_recording,
+        )
+
+        if messages is not None and messages.exists():
+            raise ConfigError(f"--out: {messages} is there already; give another folder.")
+        source = Source(self._data.path, topic, side.model, side.settings, messages)
+        return backtest_recording(source, out / SCORES, self._data.jobs, report)
 
 
-def _of_table(data: Data, side: Side, report: Report) -> Backtest:
-    bundle = load_bundle(side.model, asset_dir("models"), threads=os.cpu_count() or 1)
+class _Table(NamedTuple):
+    bundle: Bundle
+    recording: Recording
+    warm_up: Recording | None
+
+
+def _read_table(data: Data, model: str) -> _Table:
+    bundle = load_bundle(model, asset_dir("models"), threads=os.cpu_count() or 1)
     recording = read_recording(data.path, bundle.spec)
     before = read_recording(data.warm_up, bundle.spec, "--warm-up") if data.warm_up else None
-    return backtest(
-        bundle,
-        recording,
-        settings=side.settings,
-        warm_up=before,
-        on_progress=lambda share: report(share, 1.0),
-    )
-
-
-def _of_recording(
-    data: Data, topic: str, side: Side, out: Path, report: Report, messages: Path | None
-) -> Result:
-    from worker.replay.recorded import Source, backtest_recording  # pyarrow: an extra of its own
-
-    if messages is not None and messages.exists():
-        raise ConfigError(f"--out: {messages} is there already; give another folder.")
-    source = Source(data.path, topic, side.model, side.settings, messages)
-    return backtest_recording(source, out / SCORES, data.jobs, report)
+    return _Table(bundle, recording, before)
 
 
 def write_summary(summary: dict[str, Any], out: Path) -> None:
