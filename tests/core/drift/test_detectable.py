@@ -10,15 +10,19 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from tests.core.drift.series import SECOND_US, autoregressive
-from worker.core.drift import Collector, Reference, WindowReport, learn_reference
+from worker.core.drift import Collector, Reference, WindowReport, contrasts, learn_reference
 from worker.core.drift import statistics as formulas
+from worker.core.drift.cells import locate
 from worker.core.drift.distances import POOLED_CELLS
 from worker.core.drift.judge import judge
 from worker.core.drift.outputs import Test as Found
+from worker.core.drift.reference import embed
 
 ROWS, WINDOW, COLUMNS, PHI, RATE = 20_000, 400, 2, 0.5, 0.02
 RNG = np.random.default_rng(23)
 Values = NDArray[np.float64]
+Change = Callable[[NDArray[np.float32]], float]
+"""What is done to rows (n, F); it returns the rate of alarms that belongs to it."""
 
 
 def alarms(rng: np.random.Generator, rows: int, rate: float) -> NDArray[np.bool_]:
@@ -65,15 +69,12 @@ test_of.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test
 USUAL = report(ordinary())
 
 
-def share_found(name: str, change: Callable[[NDArray[np.float32]], float], windows: int) -> float:
-    """How often the test votes, or would by itself, after a change to the first column (n,).
-
-    The change returns the rate of alarms that belongs to it.
-    """
+def share_found(name: str, change: Change, windows: int) -> float:
+    """How often the test votes, or would by itself, after a change."""
     count = 0
     for _ in range(windows):
         rows = ordinary()
-        found = test_of(report(rows, change(rows[:, 0])), name)
+        found = test_of(report(rows, change(rows)), name)
         votes = name not in ("ks", "wasserstein", "psi", "jensen-shannon")
         count += found.voted if votes else (found.p_value or 0.0) <= 0.01
     return count / windows
@@ -96,33 +97,53 @@ def shift_with(distance: Callable[[Values, Values], Values], size: float) -> flo
     return float(optimize.brentq(lambda s: float(distance(*pooled(s))) - size, 1e-6, 3.0))
 
 
-def shifted(by: float) -> Callable[[NDArray[np.float32]], float]:
-    def change(column: NDArray[np.float32]) -> float:
-        column += np.float32(by)
+def shifted(by: float) -> Change:
+    def change(rows: NDArray[np.float32]) -> float:
+        rows[:, 0] += np.float32(by)
         return RATE
 
     return change
 
 
-def widened(column: NDArray[np.float32]) -> float:
-    column *= np.float32(1.0 + least("spread") / REFERENCE.groups["fleet"].sd[0])
+def widened(rows: NDArray[np.float32]) -> float:
+    rows[:, 0] *= np.float32(1.0 + least("spread") / REFERENCE.groups["fleet"].sd[0])
     return RATE
 
 
-def emptied(column: NDArray[np.float32]) -> float:
-    column[RNG.random(len(column)) < least("missing")] = np.nan
+def emptied(rows: NDArray[np.float32]) -> float:
+    rows[RNG.random(len(rows)) < least("missing"), 0] = np.nan
     return RATE
 
 
-def beyond(column: NDArray[np.float32]) -> float:
-    column[RNG.random(len(column)) < least("range")] = 20.0
+def beyond(rows: NDArray[np.float32]) -> float:
+    rows[RNG.random(len(rows)) < least("range"), 0] = 20.0
     return RATE
 
 
-def alarming(column: NDArray[np.float32]) -> float:
+def alarming(rows: NDArray[np.float32]) -> float:
     return RATE + least("alarm-rate")
 
 
+def correlated(rows: NDArray[np.float32]) -> float:
+    size = np.float32(least("correlation"))
+    rows[:, 0] = np.sqrt(1 - size**2) * rows[:, 0] + size * rows[:, 1]
+    return RATE
+
+
+def discrepancy(shift: float) -> float:
+    """How far rows of which the first column is shifted are from the reference, embedded."""
+    group = REFERENCE.groups["fleet"]
+    rows = LONG.copy()
+    rows[:, 0] += np.float32(shift)
+    cells = np.empty(rows.shape, np.uint8)
+    steps = np.empty(rows.shape, np.int32)
+    locate(rows, REFERENCE.edges, REFERENCE.center, REFERENCE.scale, cells, steps)
+    scores = group.scores[np.arange(COLUMNS), cells, contrasts.LOCATION]
+    moved = embed(scores, group.frequencies).mean(axis=0) - group.embedded
+    return float(np.sqrt(moved @ moved / len(group.frequencies)))
+
+
+LONG = autoregressive(np.random.default_rng(31), 50_000, COLUMNS, PHI)
 CHANGES = {
     "location": shifted(least("location")),
     "spread": widened,
@@ -133,6 +154,10 @@ CHANGES = {
     "psi": shifted(shift_with(formulas.population_stability, least("psi"))),
     "jensen-shannon": shifted(shift_with(formulas.jensen_shannon, least("jensen-shannon"))),
     "alarm-rate": alarming,
+    "correlation": correlated,
+    "mmd": shifted(
+        float(optimize.brentq(lambda s: discrepancy(s) - least("mmd"), 0.0, 3.0, xtol=0.01))
+    ),
     "domain": shifted(float(np.sqrt(2.0) * stats.norm.ppf(0.5 + least("domain")))),
 }
 
