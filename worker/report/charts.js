@@ -115,9 +115,9 @@
 
   function lanes() {
     const machine = view.machine, found = [];
-    if (machine.truth.length) found.push(["truth", machine.truth, (t) => t[3] === false ? "usual" : "good"]);
-    found.push(["episodes", machine.episodes, () => "bad"]);
-    if (data.sides > 1) found.push(["other's", machine.others, () => "other"]);
+    if (machine.truth.length) found.push(["truth", machine.truth, (t) => t[3] === false ? "bad" : "good"]);
+    found.push(["episodes", machine.episodes, (e) => e[4] === false ? "bad" : "now"]);
+    if (data.sides > 1) found.push(["other's", machine.others, (e) => e[4] === false ? "bad" : "other"]);
     if (machine.health.length) found.push(["sensors", machine.health, () => "unsure"]);
     return found;
   }
@@ -147,8 +147,8 @@
     const { machine } = view;
     return (u) => {
       shade(u, machine.truth, colour("good", 0.1), colour("good", 0.5));
-      shade(u, machine.episodes, colour("bad", 0.13));
-      shade(u, machine.others, colour("other", 0.1));
+      shade(u, machine.episodes, colour("now", 0.15));
+      shade(u, machine.others, colour("other", 0.12));
       shade(u, machine.health.filter((h) => channel !== null && (h[3] === null || h[3] === channel)), colour("unsure", 0.2));
     };
   }
@@ -216,10 +216,10 @@
     $("readout").textContent = parts.join(" · ");
   }
 
-  function words(lane, [, , a, b]) {
+  function words(lane, [, , a, b, right]) {
     if (lane === "truth") return `${a ?? "true episode"}, ${b ? "found" : "missed"}`;
     if (lane === "sensors") return b === null ? a : `${a}, ${b}`;
-    return `${a}: ${b.join(", ")}`;
+    return `${right === false ? "false, " : ""}${a}: ${b.join(", ")}`;
   }
 
   function movable(u) {

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from worker.report.results import Results, Side
+from worker.report.results import Results
 from worker.report.verdict import (
     Interval,
     alarm_rate,
@@ -43,7 +43,8 @@ def content(results: Results, made: Sequence[tuple[str, str]]) -> dict[str, Any]
         "agreement": _agreement(summary) if other is not None else None,
         "sweep": _sweep(summary.get("sweep")),
         "causes": _causes(results),
-        "episodes": _episodes(results.this),
+        "episodes": _episodes(_gravest(results.this.episodes)),
+        "alone": None if results.other is None else _alone(results),
         "episodes_left": max(len(results.this.episodes) - LISTED_EPISODES, 0),
         "truth": None if results.truth is None else _truth(results.truth),
         "truth_left": 0 if results.truth is None else max(len(results.truth) - LISTED_TRUTH, 0),
@@ -145,17 +146,34 @@ def _causes(results: Results) -> list[Row]:
     ]
 
 
-def _episodes(side: Side) -> list[Row]:
-    """The gravest episodes, then the longest."""
+def _gravest(episodes: pl.DataFrame) -> pl.DataFrame:
+    """The gravest episodes, of these the longest first."""
     grave = pl.col("severity").replace_strict({"high": 0, "medium": 1}, default=2)
-    lasted = (pl.col("closed_at") - pl.col("opened_at")).dt.total_seconds()
-    table = (
-        side.episodes.with_columns(grave=grave, lasted=lasted)
-        .sort(
-            "grave", pl.col("lasted").fill_null(2**62), "opened_at", descending=[False, True, False]
+    open_last = pl.col("lasted").fill_null(2**62)
+    return (
+        episodes.with_columns(
+            lasted=(pl.col("closed_at") - pl.col("opened_at")).dt.total_seconds(), grave=grave
         )
+        .sort("grave", open_last, "opened_at", descending=[False, True, False])
         .head(LISTED_EPISODES)
     )
+
+
+def _alone(results: Results) -> Row:
+    """What only one of the candidates told of."""
+    assert results.other is not None
+    names = names_of(results.this.summary, results.other.summary)
+    sides = zip(names, (results.this, results.other), strict=True)
+    tables = [
+        side.episodes.filter(~pl.col("both")).with_columns(by=pl.lit(name)) for name, side in sides
+    ]
+    table = pl.concat(tables)
+    left = max(len(table) - LISTED_EPISODES, 0)
+    return {"episodes": _episodes(_gravest(table)), "left": left}
+
+
+def _episodes(table: pl.DataFrame) -> list[Row]:
+    """Rows of episodes; ``by`` says who told, if the table does."""
     return [
         {
             "machine": row["machine_id"],
@@ -165,6 +183,9 @@ def _episodes(side: Side) -> list[Row]:
             "lasted": "still open" if row["lasted"] is None else duration(row["lasted"]),
             "severity": row["severity"],
             "channels": row["top_channels"],
+            "right": row["right"],
+            "both": row["both"],
+            "by": row.get("by"),
         }
         for row in table.iter_rows(named=True)
     ]

@@ -23,6 +23,7 @@ from worker.models.manifest import read_manifest
 from worker.replay.sides import Data, writing
 from worker.replay.trial import Trial
 from worker.report.content import content
+from worker.report.marks import marked
 from worker.report.packing import LEVELS, packed
 from worker.report.provenance import made_from
 from worker.report.readings import read_parts
@@ -58,8 +59,8 @@ def write_report(trial: Trial) -> Path:
             page cannot be written.
         BundleError: the bundle is damaged.
     """
-    results = read_results(trial.out)
     _, spec = read_manifest(find_bundle(trial.side.model, asset_dir("models")))
+    results = marked(read_results(trial.out), spec)
     data = chart_data(results, trial.data, spec)
     text = page(content(results, made_from(trial)), data)
     path = trial.out / REPORT_NAME
@@ -103,16 +104,11 @@ def chart_data(results: Results, data: Data, spec: ChannelSpec) -> dict[str, Any
 def _bands(results: Results, one: Wanted) -> dict[str, Any]:
     """What was told of a machine and what was true, in seconds of the epoch."""
     own = pl.col("machine_id") == one.machine_id
-    truth = results.truth
+    told = ("opened_at", "closed_at", "severity", "top_channels", "right")
+    truth, other = results.truth, results.other
     return {
-        "episodes": _stretches(
-            results.this.episodes.filter(own), "opened_at", "closed_at", "severity", "top_channels"
-        ),
-        "others": []
-        if results.other is None
-        else _stretches(
-            results.other.episodes.filter(own), "opened_at", "closed_at", "severity", "top_channels"
-        ),
+        "episodes": _stretches(results.this.episodes.filter(own), *told),
+        "others": [] if other is None else _stretches(other.episodes.filter(own), *told),
         "health": _stretches(
             results.this.health.filter(own), "opened_at", "closed_at", "kind", "channel"
         ),
