@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -32,8 +32,13 @@ Columns = dict[str, list[Any]]
 """A list for each of :data:`FIELDS`, as long as there are records."""
 
 
-def read_batches(segments: Iterable[Segment], rows: int) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    segments: Iterable[Segment], rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """The records of files, in their order, so many at a time.
+
+    Args:
+        columns: those of ``SCHEMA`` that are read; default: all.
 
     Raises:
         RecordingError: a file is damaged or no recording.
@@ -46,7 +51,7 @@ def read_batches(segments: Iterable[Segment], rows: int) -> Iterator[pa.RecordBa
                         f"{segment.path} has other columns than a recording; leave only what "
                         "driftdetector record wrote in this folder."
                     )
-                yield from file.iter_batches(rows)
+                yield from file.iter_batches(rows, columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise RecordingError(
                 f"{segment.path} cannot be read: {first_line(error)}; restore it, or remove it "

@@ -31,7 +31,7 @@ from worker.core.errors import ConfigError
 from worker.core.events import Chunk
 from worker.core.outgoing import Outputs
 from worker.core.state import PartitionState
-from worker.models.bundle import load_bundle
+from worker.models.bundle import Bundle, load_bundle
 from worker.pipelines import create_pipeline, state_limits
 from worker.recording.files import Segment, segments_of
 from worker.recording.parquet import read_batches
@@ -42,8 +42,12 @@ from worker.settings import Settings
 
 CHUNK_ROWS = 10_000
 POLL_S = 0.2
+READ = ("offset", "timestamp", "key", "value")
+"""The columns of a recording that :func:`chunk_of` takes."""
 _progress: Any = None
 """Records done by each partition, in memory that processes share."""
+_bundle: Bundle
+"""Of a process that applies partitions, opened once."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class _Late(msgspec.Struct):
 
 
 def apply_recording(
+    bundle: Bundle,
     source: Source,
     scores: Path,
     processes: int,
@@ -98,13 +103,13 @@ def apply_recording(
     """Apply each partition of a recording from fresh state.
 
     Args:
+        bundle: the source's; other processes open it again.
         scores: folder for a file of scores for each partition.
         processes: at most so many at a time.
         on_progress: told how many offsets are done, and of how many.
 
     Raises:
         ConfigError: there is nothing recorded, or a setting does not fit the bundle.
-        BundleError: the bundle is refused.
         RecordingError: a file is damaged, or cannot be written.
     """
     segments = segments_of(source.root, source.topic)
@@ -115,24 +120,30 @@ def apply_recording(
         by_partition.setdefault(segment.partition, []).append(segment)
     size = sum(segment.end - segment.begin for segment in segments)
     processes = min(processes, len(by_partition))
-    apply = _apply_here if processes == 1 else _apply_side_by_side
-    found = apply(source, scores, by_partition, processes, lambda done: on_progress(done, size))
+
+    def report(done: int) -> None:
+        on_progress(done, size)
+
+    if processes == 1:
+        found = _apply_here(bundle, source, scores, by_partition, report)
+    else:
+        found = _apply_side_by_side(source, scores, by_partition, processes, report)
     on_progress(size, size)
     return sorted(found, key=lambda one: one.partition)
 
 
 def _apply_here(
+    bundle: Bundle,
     source: Source,
     scores: Path,
     by_partition: Mapping[int, list[Segment]],
-    _: int,
     on_progress: Callable[[int], None],
 ) -> list[Applied]:
     """One partition after the other, which spares a small recording the start of processes."""
     found, before = [], 0
     for partition, own in by_partition.items():
         report = partial(_report_from, on_progress, before)
-        found.append(apply_partition(source, scores, partition, own, report))
+        found.append(apply_partition(bundle, source, scores, partition, own, report))
         before += sum(segment.end - segment.begin for segment in own)
     return found
 
@@ -153,7 +164,8 @@ def _apply_side_by_side(
     # The longest first: what is left at the end is short.
     places = {partition: place for place, partition in enumerate(by_partition)}
     longest = sorted(by_partition, key=lambda p: -sum(s.end - s.begin for s in by_partition[p]))
-    with ProcessPoolExecutor(processes, context, initializer=_share, initargs=(shared,)) as pool:
+    own = (shared, source)
+    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=own) as pool:
         running = [
             pool.submit(_apply_shared, source, scores, p, by_partition[p], places[p])
             for p in longest
@@ -166,9 +178,13 @@ def _apply_side_by_side(
         return [future.result() for future in running if not future.cancelled()]
 
 
-def _share(progress: Any) -> None:
-    global _progress
-    _progress = progress
+def _begin(progress: Any, source: Source) -> None:
+    global _progress, _bundle
+    _progress, _bundle = progress, _open(source)
+
+
+def _open(source: Source) -> Bundle:
+    return load_bundle(source.bundle, asset_dir("models"), threads=1)
 
 
 def _apply_shared(
@@ -177,10 +193,11 @@ def _apply_shared(
     def report(done: int) -> None:
         _progress[place] = done
 
-    return apply_partition(source, scores, partition, segments, report)
+    return apply_partition(_bundle, source, scores, partition, segments, report)
 
 
 def apply_partition(
+    bundle: Bundle,
     source: Source,
     scores: Path,
     partition: int,
@@ -192,7 +209,6 @@ def apply_partition(
     Args:
         on_progress: told how many of its offsets are done.
     """
-    bundle = load_bundle(source.bundle, asset_dir("models"), threads=1)
     pipeline = create_pipeline(source.settings, bundle)
     state = PartitionState(bundle.spec, limits=state_limits(source.settings, bundle))
     path = scores / f"{partition:05}.parquet"
@@ -203,7 +219,7 @@ def apply_partition(
         else Published(source.messages, source.settings.topics, partition)
     )
     with pq.ParquetWriter(path, _schema(), compression="zstd") as file:
-        for batch in read_batches(segments, CHUNK_ROWS):
+        for batch in read_batches(segments, CHUNK_ROWS, READ):
             chunk = chunk_of(source.topic, partition, batch)
             outputs = pipeline.step(state, chunk, tells_anomalies=published is not None)
             file.write_table(_scores(bundle.spec, chunk, outputs, applied.told).to_arrow())
@@ -237,21 +253,22 @@ def _scores(spec: ChannelSpec, chunk: Chunk, outputs: Outputs, told: Told) -> pl
     """A row for each record of the chunk; see ``SCORES``."""
     answers = Answers(spec, len(chunk), told)
     answers.take(np.arange(len(chunk)), outputs)
-    machine_ids: NDArray[np.object_] = np.full(len(chunk), None, object)
+    machine_ids: list[bytes | None] = [None] * len(chunk)
     times: NDArray[np.int64] = np.full(len(chunk), np.iinfo(np.int64).min)
     for part in outputs.scored_events:
         rows = part.readings.rows
-        machine_ids[rows] = [name.decode() for name in part.readings.machine_ids]
+        for row, machine_id in zip(rows.tolist(), part.readings.machine_ids, strict=True):
+            machine_ids[row] = machine_id
         times[rows] = part.readings.times_us
     for record in outputs.records:
         if record.stream == "late-events":
             late = msgspec.json.decode(record.value, type=_Late)
             row = int(np.searchsorted(chunk.offsets, late.origin.offset))
-            machine_ids[row] = late.machine_id
+            machine_ids[row] = late.machine_id.encode()
             times[row] = np.datetime64(late.timestamp.rstrip("Z"), "us").astype(np.int64)
     # NumPy's "not a time" is the smallest number.
     moments = pl.Series("timestamp", times.view("datetime64[us]")).dt.replace_time_zone("UTC")
-    ids = pl.Series("machine_id", machine_ids.tolist(), dtype=pl.String)
+    ids = pl.Series("machine_id", machine_ids, dtype=pl.Binary).cast(pl.String)
     return pl.DataFrame([ids, moments]).hstack(answers.table()).select(list(SCORES))
 
 
@@ -283,17 +300,16 @@ def backtest_recording(
         scores: file for the scores, in the order of partitions and offsets.
 
     Raises:
+        BundleError: the bundle is refused.
         OSError: the scores cannot be written.
     """
     begun_s = time.perf_counter()
+    bundle = _open(source)
     with tempfile.TemporaryDirectory(dir=scores.parent, prefix=".scores-") as folder:
-        parts = apply_recording(source, Path(folder), processes, on_progress)
+        parts = apply_recording(bundle, source, Path(folder), processes, on_progress)
         seconds = time.perf_counter() - begun_s
-        with pq.ParquetWriter(scores, _schema(), compression="zstd") as file:
-            for part in parts:
-                with pq.ParquetFile(part.path) as own:
-                    for group in range(own.num_row_groups):
-                        file.write_table(own.read_row_group(group))
+        together = pl.scan_parquet([part.path for part in parts])
+        together.sink_parquet(scores, maintain_order=True)
     told = Told()
     for part in parts:
         told.join(part.told)
@@ -301,7 +317,6 @@ def backtest_recording(
     machines = _machines(scores)
     typical_us = machines["typical_us"].drop_nulls().to_numpy()
     interval_us = float(np.median(typical_us)) if len(typical_us) else None
-    bundle = load_bundle(source.bundle, asset_dir("models"), threads=1)
     records = sum(part.records for part in parts)
     scored = sum(part.scored for part in parts)
     anomalies = sum(part.anomalies for part in parts)

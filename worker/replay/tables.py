@@ -184,11 +184,8 @@ class Answers:
 
     def _top_channels(self) -> pl.Series:
         names = pl.Series([*self._names.tolist(), None], dtype=pl.String)
-        columns = {
-            f"{i}": names.gather(self._top[:, i] % len(names)) for i in range(self._top.shape[1])
-        }
-        lists = pl.concat_list(pl.all()).list.drop_nulls()
-        return pl.DataFrame(columns).select(lists.alias("top_channels")).to_series()
+        flat = names.gather(self._top.ravel() % len(names))
+        return flat.reshape(self._top.shape).arr.to_list().list.drop_nulls()
 
 
 def _table(schema: dict[str, Any], rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
