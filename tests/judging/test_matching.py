@@ -68,7 +68,7 @@ def test_sides_share_an_event_where_a_chain_of_spans_that_meet_joins_them(
     )
 
 
-def test_an_alarm_lasts_until_the_last_abnormal_reading_before_its_episode_closed() -> None:
+def test_an_alarm_is_an_opening_and_an_episode_that_is_open_has_no_end() -> None:
     episodes = pl.DataFrame(
         [
             ("1", "a", minute(2), minute(9), "low", []),
@@ -78,16 +78,6 @@ def test_an_alarm_lasts_until_the_last_abnormal_reading_before_its_episode_close
         EPISODES,
         orient="row",
     )
-    abnormal = [("a", 2), ("a", 5), ("b", 1), ("b", 6), ("a", 20), ("a", 31)]
-    scores = pl.DataFrame(
-        {
-            "machine_id": [name for name, _ in abnormal] + ["a", None],
-            "timestamp": [minute(at) for _, at in abnormal] + [minute(8), None],
-            "is_anomaly": [True] * len(abnormal) + [False, False],
-        },
-        {"machine_id": pl.String, "timestamp": MOMENT, "is_anomaly": pl.Boolean},
-    )
-    found = alarms(episodes, scores.lazy())
-    assert found.rows() == table([("a", 2, 5), ("b", 1, 1), ("a", 20, 31)]).rows()
+    assert alarms(episodes).rows() == table([("a", 2, 2), ("b", 1, 1), ("a", 20, 20)]).rows()
     assert told_spans(episodes)["end"][:2].to_list() == [minute(9), minute(4)]
     assert told_spans(episodes).select(pl.col("end").dt.epoch("us"))["end"][2] == 2**62

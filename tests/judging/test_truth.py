@@ -52,9 +52,9 @@ def test_a_row_with_one_time_is_a_point(tmp_path: Path) -> None:
     assert spans.rows() == [("a", minute(1), minute(3))]
 
 
-def test_only_points_in_time_are_widened() -> None:
+def test_only_points_in_time_last_longer_than_they_say() -> None:
     episodes = pl.DataFrame([("a", minute(2), minute(3), None)], truth.EPISODES, orient="row")
-    assert truth.windows(episodes, 60_000_000).rows() == [("a", minute(2), minute(3))]
+    assert truth.windows(episodes, 60_000_000).rows() == [("a", minute(1), minute(3))]
 
 
 def test_rows_with_one_time_and_labels_of_0_and_1_are_labels(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics
 
 from tests.judging.test_matching import table
-from worker.judging import verdict
+from worker.judging import matching, verdict
 from worker.judging.intervals import rate, share
 from worker.judging.truth import EPISODES
 
@@ -14,27 +14,39 @@ def known(*rows: tuple[str, int, int]) -> pl.DataFrame:
     return table(list(rows)).with_columns(label=pl.lit(None, pl.String)).cast(EPISODES)
 
 
+def opened(*alarms: tuple[str, int]) -> pl.DataFrame:
+    return table([(name, at, at) for name, at in alarms])
+
+
 def test_recall_precision_false_alarms_and_delay_of_a_hand_made_case() -> None:
-    episodes = known(("a", 0, 10), ("a", 20, 30), ("b", 0, 10), ("b", 50, 50))
-    alarms = table([("a", 4, 5), ("a", 7, 22), ("a", 40, 41), ("b", 11, 12), ("b", 48, 49)])
+    episodes = known(("a", 0, 10), ("a", 20, 30), ("b", 0, 10), ("b", 50, 50), ("a", 60, 90))
+    alarms = opened(("a", 4), ("a", 7), ("a", 18), ("a", 40), ("b", 11), ("b", 52), ("a", 55))
     minutes_us = 60_000_000
     found = verdict.truth_table(episodes, alarms, tolerance_us=3 * minutes_us)
     assert dict(found.schema) == verdict.TRUTH
-    assert found["found"].to_list() == [True, True, False, True]
-    # The alarm that lasted when the second began has no delay; that of a point came before it.
-    assert found["delay_s"].to_list() == [240.0, 0.0, None, -120.0]
-    assert found["found_by_other"].to_list() == [None] * 4
+    # The second was told somewhat before, the point afterwards, the last too early.
+    assert found["found"].to_list() == [True, True, False, True, False]
+    assert found["delay_s"].to_list() == [240.0, -120.0, None, 120.0, None]
+    assert found["found_by_other"].to_list() == [None] * 5
     figures = verdict.figures(found, alarms, 2.5, 3 * minutes_us)
-    assert (figures["found"], figures["missed"]) == (3, 1)
-    assert (figures["true_alarms"], figures["false_alarms"]) == (3, 2)
-    assert figures["recall"] == share(3, 4)
-    assert figures["precision"] == share(3, 5)
-    assert figures["false_alarms_per_machine_day"] == rate(2, 2.5)
-    assert figures["delay_s"] == {"median": 0.0, "p90": 192.0}
+    assert (figures["found"], figures["missed"]) == (3, 2)
+    assert (figures["true_alarms"], figures["false_alarms"]) == (4, 3)
+    assert figures["recall"] == share(3, 5)
+    assert figures["precision"] == share(4, 7)
+    assert figures["false_alarms_per_machine_day"] == rate(3, 2.5)
+    assert figures["delay_s"] == {"median": 120.0, "p90": pytest.approx(216.0)}
+
+
+def test_an_alarm_that_never_ends_finds_no_more_than_what_it_opened_in() -> None:
+    episodes = known(("a", 5, 9), ("a", 20, 30), ("a", 40, 50))
+    told = table([("a", 0, 1000)]).rename({"begin": "opened_at", "end": "closed_at"})
+    found = verdict.truth_table(episodes, matching.alarms(told))
+    assert found["found"].to_list() == [False, False, False]
+    assert verdict.figures(found, matching.alarms(told), 1.0)["false_alarms"] == 1
 
 
 def test_without_alarms_nothing_is_found_and_there_is_no_precision() -> None:
-    found = verdict.truth_table(known(("a", 0, 10)), table([]), table([("a", 1, 2)]))
+    found = verdict.truth_table(known(("a", 0, 10)), table([]), opened(("a", 1)))
     assert found["found"].to_list() == [False]
     assert found["delay_by_other_s"].to_list() == [60.0]
     figures = verdict.figures(found, table([]), 1.0)
@@ -44,7 +56,7 @@ def test_without_alarms_nothing_is_found_and_there_is_no_precision() -> None:
 
 def test_two_sides_are_compared_by_what_each_told_and_found() -> None:
     episodes = known(("a", 0, 1), ("a", 10, 11), ("a", 20, 21), ("a", 30, 31))
-    this, other = table([("a", 0, 0), ("a", 10, 10)]), table([("a", 0, 1), ("a", 20, 20)])
+    this, other = opened(("a", 0), ("a", 10)), opened(("a", 0), ("a", 20))
     found = verdict.truth_table(episodes, this, other)
     assert verdict.compared(this, other, found) == {
         "episodes": {"both": 1, "only_this": 1, "only_other": 1},

@@ -9,6 +9,7 @@ import typer
 
 from worker.cli.context import context_of
 from worker.cli.progress import progress_bar
+from worker.core.channels import parse_duration_us
 from worker.core.errors import ConfigError
 
 
@@ -41,6 +42,15 @@ def import_command(
     ] = None,
     channel: Annotated[str, typer.Option(help="Layout long: column of the names.")] = "channel",
     value: Annotated[str, typer.Option(help="Layout long: column of the values.")] = "value",
+    machine: Annotated[
+        str | None, typer.Option(metavar="ID", help="All readings are of this machine.")
+    ] = None,
+    interval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION", help="The files have no times: a machine's rows are so far apart."
+        ),
+    ] = None,
     topic: Annotated[
         str | None, typer.Option(help="What the recording is of. Default: the events.")
     ] = None,
@@ -54,7 +64,12 @@ def import_command(
             f"an import needs the package {error.name}; install driftdetector[record,train]."
         ) from error
     columns = dict(_pair(text) for text in mapped or [])
-    fields = Fields(layout, columns, channel, value)
+    if machine is not None and layout == "machine-files":
+        raise ConfigError("--machine: with machine-files each file is one; leave out one of them.")
+    if interval is not None and layout == "long":
+        raise ConfigError("--interval: with long a row is no reading; give the times with --map.")
+    apart_us = None if interval is None else parse_duration_us(interval, "--interval")
+    fields = Fields(layout, columns, channel, value, machine, apart_us)
     name = topic or context_of(context).settings().topics.sensor_events
     with progress_bar("reading") as report:
         found = import_files(data, fields, out, name, partitions, report)

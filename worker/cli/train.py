@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +15,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from worker.cli.channels import read_spec
+from worker.cli.replay import topic_of
+from worker.core.channels import ChannelSpec
 from worker.core.errors import ConfigError
+from worker.recording.files import recorded_topics
 
 if TYPE_CHECKING:
+    from worker.training.readings import MachineReadings
     from worker.training.train import TrainingResult
 
 
@@ -29,7 +34,13 @@ def train_command(
     channels: Annotated[Path, typer.Option(help="Channel specification (TOML).")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle's versions.")],
     data: Annotated[
-        Path | None, typer.Option(help="CSV or Parquet file, or a folder of them.")
+        Path | None, typer.Option(help="CSV or Parquet file, a folder of them, or a recording.")
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Of a recording. Default: the only one there is.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Learn only from readings before then.")
     ] = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Train on healthy simulated machines.")
@@ -67,17 +78,15 @@ def train_command(
     # Imported here: scikit-learn takes a second and is an extra of the installation.
     try:
         from worker.training.labels import read_labels
-        from worker.training.readings import (
-            machine_readings,
-            read_recording,
-            simulated_readings,
-        )
+        from worker.training.readings import simulated_readings
         from worker.training.train import train
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"training needs the package {error.name}; install driftdetector[train]."
         ) from error
 
+    if simulate and (topic or until):
+        raise ConfigError("--simulate: a simulation has no --topic and no --until; remove them.")
     date = training_date or datetime.now(UTC).date().isoformat()
     _check(data, simulate, version, date, budget, threshold)
     spec = read_spec(channels)
@@ -85,10 +94,10 @@ def train_command(
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True) as progress:
         task = progress.add_task("reading", total=None)
-        if data:
-            readings = machine_readings(read_recording(data, spec), spec)
-        else:
+        if data is None:
             readings = simulated_readings(spec, seed)
+        else:
+            readings = _readings(data, topic, until, spec)
         progress.update(task, description=f"training {spec.name}", total=1.0)
         result = train(
             spec,
@@ -111,6 +120,31 @@ def train_command(
     if result.verdicts:
         console.print(_verdicts(result))
     console.print(str(result.path), soft_wrap=True, highlight=False, markup=False)
+
+
+def _readings(
+    data: Path, topic: str | None, until: str | None, spec: ChannelSpec
+) -> MachineReadings:
+    """The readings of a table or a recording, those before a moment."""
+    from worker.letters.search import parse_time_ms
+    from worker.training.readings import before, machine_readings, read_recording
+
+    until_ms = None if until is None else parse_time_ms(until, "--until", round(time.time() * 1000))
+    if recorded_topics(data):
+        try:
+            from worker.training.recorded import read_recorded
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"a recording needs the package {error.name}; install driftdetector[record,train]."
+            ) from error
+        recording = read_recorded(data, topic_of(data, topic), spec)
+    elif topic is None:
+        recording = read_recording(data, spec)
+    else:
+        raise ConfigError(f"--topic: {data} is no recording; leave it out.")
+    if until_ms is not None:
+        recording = before(recording, datetime.fromtimestamp(until_ms / 1000, UTC))
+    return machine_readings(recording, spec)
 
 
 def _summary(result: TrainingResult) -> Table:

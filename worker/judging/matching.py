@@ -87,32 +87,9 @@ def told_spans(episodes: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def alarms(episodes: pl.DataFrame, scores: pl.LazyFrame) -> pl.DataFrame:
-    """Episodes from opening to their last abnormal reading, in the order given.
-
-    What follows is the wait for the machine to be seen normal, which is no evidence of anything.
-    """
-    told = told_spans(episodes).with_row_index("row")
-    abnormal = (
-        scores.filter("is_anomaly")
-        .select("machine_id", last="timestamp")
-        .drop_nulls()
-        .sort("last")
-        .collect()
-    )
-    return (
-        told.sort("end")
-        .join_asof(
-            abnormal,
-            left_on="end",
-            right_on="last",
-            by="machine_id",
-            strategy="backward",
-            check_sortedness=False,
-        )
-        .sort("row")
-        .select("machine_id", "begin", end=pl.max_horizontal("begin", "last"))
-    )
+def alarms(episodes: pl.DataFrame) -> pl.DataFrame:
+    """The moments at which episodes opened: then a person is told, and only then."""
+    return episodes.select("machine_id", begin="opened_at", end="opened_at")
 
 
 def _by_machine(spans: pl.DataFrame) -> list[tuple[str, NDArray[np.int64], Times, Times]]:

@@ -226,7 +226,7 @@ def placed(known: pl.DataFrame, machines: pl.DataFrame, tolerance_us: int) -> Pl
     Args:
         known: see :data:`EPISODES`.
         machines: from :func:`machines_of`.
-        tolerance_us: how far from a point in time an alarm may be.
+        tolerance_us: as in :func:`windows`.
     """
     rows = known.join(machines, on=MACHINE, how="left", maintain_order="left")
     meant = windows(rows, tolerance_us)
@@ -242,13 +242,14 @@ def placed(known: pl.DataFrame, machines: pl.DataFrame, tolerance_us: int) -> Pl
 
 
 def windows(episodes: pl.DataFrame, tolerance_us: int) -> pl.DataFrame:
-    """The spans in which an alarm counts: episodes themselves, points in time widened."""
-    margin = (
-        pl.when(pl.col("begin") == pl.col("end"))
-        .then(pl.duration(microseconds=tolerance_us))
-        .otherwise(pl.duration(microseconds=0))
+    """The spans in which an alarm counts: somewhat before an episode too, and after a point."""
+    margin = pl.duration(microseconds=tolerance_us)
+    point = pl.col("begin") == pl.col("end")
+    return episodes.select(
+        MACHINE,
+        begin=pl.col("begin") - margin,
+        end=pl.when(point).then(pl.col("end") + margin).otherwise("end"),
     )
-    return episodes.select(MACHINE, begin=pl.col("begin") - margin, end=pl.col("end") + margin)
 
 
 def _one_of(frame: pl.DataFrame, wanted: Sequence[str]) -> str | None:

@@ -1,7 +1,8 @@
 """How alarms match what is known: the table of true episodes, and the figures of the summary.
 
-Owns what counts as found, and which figures are given. An alarm is an episode that was told; it is
-true where it meets a true episode of its machine, and that is found then.
+Owns what counts as found, and which figures are given. An alarm is the opening of an episode; it is
+true in a true episode of its machine, and that is found then. One that is open already tells nobody
+anything: else a single alarm that never ends would find everything.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ def truth_table(
 ) -> pl.DataFrame:
     """A row for each true episode: whether and when it was found; see :data:`TRUTH`.
 
-    The delay is from its begin to the first moment in it at which an alarm lasted; before a point
-    in time it is negative.
+    The delay is from its begin to the first alarm in it; negative where that came before.
 
     Args:
         episodes: as ``truth.EPISODES``.
-        alarms, others: spans of both sides' alarms; the other's columns are null without.
-        tolerance_us: how far from a point in time an alarm may be.
+        alarms, others: of both sides, see ``matching.alarms``; the other's columns are null
+            without.
+        tolerance_us: how long before an episode, and before or after a point in time, an alarm
+            counts.
     """
     found, delay_s = _found(episodes, alarms, tolerance_us)
     table = episodes.with_columns(found=found, delay_s=delay_s)

@@ -21,11 +21,16 @@ from worker.core.outgoing import partition_of
 from worker.recording.files import Segment, segments_of, unwritable
 from worker.recording.parquet import Columns
 from worker.recording.writing import PartitionWriter
-from worker.training.columns import ColumnError, names, numbers, times_us
-from worker.training.readings import KEYS, load_columns
+from worker.training.columns import ColumnError, channel_name, names, numbers, times_us
+from worker.training.readings import KEYS, SIMULATION_START_US, load_columns
 
 Layout = Literal["rows", "machine-files", "long"]
 ENDINGS = (".csv", ".csv.gz", ".parquet", ".jsonl", ".ndjson")
+ELSE = {
+    "machine_id": ", or with --machine what all are of",
+    "timestamp": ", or with --interval how far apart the rows are",
+}
+"""What else there is where a column is missing."""
 GROUP_ROWS = 50_000
 FILE_BYTES = 128 * 2**20
 
@@ -38,12 +43,17 @@ class Fields:
         columns: the file's column for ``machine_id``, ``timestamp``, or a channel that has
             another name there. Other columns are channels of their own name.
         channel, value: in the layout ``long``, the columns of the channel's name and value.
+        machine: of all readings, where the files do not say.
+        interval_us: between readings of a machine, in the order of the files and of their rows,
+            where they have no times; they begin in 2026.
     """
 
     layout: Layout = "rows"
     columns: Mapping[str, str] = field(default_factory=dict)
     channel: str = "channel"
     value: str = "value"
+    machine: str | None = None
+    interval_us: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def import_files(
         on_progress(done, len(files))
         frames.append(_readings(file, fields))
     on_progress(len(files), len(files))
-    frame = pl.concat(frames, how="diagonal")
+    frame = _timed(pl.concat(frames, how="diagonal"), fields)
     usable = frame.drop_nulls(list(KEYS)).sort("timestamp", maintain_order=True)
     segments = _write(usable, root, topic, partitions)
     machines = usable["machine_id"].n_unique()
@@ -109,30 +119,70 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 def _readings(file: Path, fields: Fields) -> pl.DataFrame:
     """A file's readings: machine_id, timestamp in microseconds, and a column a channel."""
     frame = _load(file)
+    frame = _named(frame, file, fields)
     if fields.layout == "machine-files":
-        own = pl.lit(file.name.partition(".")[0]).alias("machine_id")
-        frame = frame.drop("machine_id", strict=False).with_columns(own)
+        frame = _of(file.name.partition(".")[0], frame)
+    elif fields.machine is not None:
+        frame = _of(fields.machine, frame)
+    if fields.interval_us is not None:
+        frame = frame.drop("timestamp", strict=False).with_columns(
+            timestamp=pl.lit(SIMULATION_START_US)
+        )
+    needed = [*KEYS, *((fields.channel, fields.value) if fields.layout == "long" else ())]
+    for name in needed:
+        if name not in frame.columns:
+            raise ConfigError(
+                f"{file} has no column {name!r}, but {', '.join(frame.columns)}; say with --map "
+                f"{name}=COLUMN which it is{ELSE.get(name, '')}."
+            )
+    columns = [_column(file, frame[name]) for name in frame.columns]
+    found = pl.DataFrame(columns)
+    if fields.layout == "long":
+        wide = found.drop_nulls([*KEYS, fields.channel]).pivot(
+            fields.channel, index=list(KEYS), values=fields.value, aggregate_function="last"
+        )
+        found = _as_channels(wide, file, {})
+    return found
+
+
+def _of(machine: str, frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.drop("machine_id", strict=False).with_columns(machine_id=pl.lit(machine))
+
+
+def _named(frame: pl.DataFrame, file: Path, fields: Fields) -> pl.DataFrame:
+    """The file's columns under the names that are mapped, the others in the form of channels."""
     for name, column in fields.columns.items():
         if column not in frame.columns:
             raise ConfigError(
                 f"--map: {file} has no column {column!r} for {name}; it has "
                 f"{', '.join(frame.columns)}."
             )
-    frame = frame.rename({column: name for name, column in fields.columns.items()})
-    needed = [*KEYS, *((fields.channel, fields.value) if fields.layout == "long" else ())]
-    for name in needed:
-        if name not in frame.columns:
-            raise ConfigError(
-                f"{file} has no column {name!r}, but {', '.join(frame.columns)}; say with --map "
-                f"{name}=COLUMN which it is."
-            )
-    columns = [_column(file, frame[name]) for name in frame.columns]
-    found = pl.DataFrame(columns)
+    mapped = {column: name for name, column in fields.columns.items()}
     if fields.layout == "long":
-        found = found.drop_nulls([*KEYS, fields.channel]).pivot(
-            fields.channel, index=list(KEYS), values=fields.value, aggregate_function="last"
-        )
-    return found
+        # What else there is goes by its own name until the channels are columns.
+        return frame.rename(mapped)
+    return _as_channels(frame, file, mapped)
+
+
+def _as_channels(frame: pl.DataFrame, file: Path, mapped: Mapping[str, str]) -> pl.DataFrame:
+    taken: dict[str, str] = {}
+    for column in frame.columns:
+        name = mapped.get(column, column if column in KEYS else channel_name(column))
+        if name in taken:
+            raise ConfigError(
+                f"{file}: {taken[name]!r} and {column!r} would both be {name}; give one another "
+                "name, with --map NAME=COLUMN or in the file."
+            )
+        taken[name] = column
+    return frame.rename({column: name for name, column in taken.items()})
+
+
+def _timed(frame: pl.DataFrame, fields: Fields) -> pl.DataFrame:
+    """Readings of files without times, each an interval after the one before of its machine."""
+    if fields.interval_us is None:
+        return frame
+    rows = pl.int_range(pl.len()).over("machine_id")
+    return frame.with_columns(timestamp=SIMULATION_START_US + rows * fields.interval_us)
 
 
 def _load(file: Path) -> pl.DataFrame:

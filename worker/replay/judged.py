@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from worker.assets import asset_dir
-from worker.core.channels import US_PER_S
+from worker.core.channels import format_duration
 from worker.judging import matching, truth, verdict
 from worker.models.bundle import find_bundle
 from worker.models.manifest import read_manifest
@@ -27,7 +27,8 @@ class Facts:
         source: where it is from, for people.
         known: of a file; None: the data have labels themselves.
         labels: (N,) of the data's rows; None: of a file.
-        tolerance_us: how far from a point in time an alarm may be.
+        tolerance_us: how long before an episode, and before or after a point in time, an alarm
+            counts.
     """
 
     source: str
@@ -81,9 +82,12 @@ def truth_of(facts: Facts, outcome: Outcome) -> Truth:
         known = truth.with_machine(facts.known, machines)
         if not facts.known.by_row:
             episodes, notes = truth.placed(known, machines, facts.tolerance_us)
+            before = format_duration(facts.tolerance_us)
+            notes.append(f"alarms count from {before} before a true episode on")
             if points := int((episodes["begin"] == episodes["end"]).sum()):
-                hours = facts.tolerance_us / US_PER_S / 3600
-                notes.append(f"points in time, found by an alarm within {hours:g} h: {points:,}")
+                notes.append(
+                    f"true episodes that are points in time, and until {before} after: {points:,}"
+                )
             return Truth(facts.source, episodes, None, facts.tolerance_us, tuple(notes))
     rows = outcome.scores.select("machine_id", "timestamp").collect()
     if known is not None:
@@ -106,8 +110,8 @@ def judge(
     Returns:
         A row for each true episode, see ``verdict.TRUTH``, and the figures.
     """
-    alarms = matching.alarms(outcome.episodes, outcome.scores)
-    others = None if other is None else matching.alarms(other.episodes, other.scores)
+    alarms = matching.alarms(outcome.episodes)
+    others = None if other is None else matching.alarms(other.episodes)
     table = verdict.truth_table(known.episodes, alarms, others, known.tolerance_us)
     days = outcome.summary["machine_days"]
     return table, verdict.figures(table, alarms, days, known.tolerance_us)

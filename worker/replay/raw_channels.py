@@ -14,7 +14,7 @@ import polars as pl
 
 from worker.core.channels import ChannelSpec, spec_from_dict
 from worker.core.errors import ConfigError
-from worker.training.columns import ColumnError, names, numbers
+from worker.training.columns import ColumnError, channel_name, names, numbers
 from worker.training.readings import KEYS, Recording, files_of, load_columns, recording_of
 
 MOST_VALUES = 16
@@ -71,9 +71,7 @@ def _only(table: pl.DataFrame, renamed: dict[str, str]) -> pl.DataFrame:
 def _channel(name: str, columns: Iterable[pl.Series]) -> dict[str, Any] | None:
     """What a column is, as a specification says it; None: nothing that can be compared."""
     columns = list(columns)
-    slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:63]
-    if not slug or not slug[0].isalpha():
-        slug = f"column_{slug}"[:63].rstrip("_")
+    slug = channel_name(name)
     try:
         if all(numbers(column).is_not_null().any() for column in columns):
             unit = _UNIT.search(name)

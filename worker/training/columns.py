@@ -6,6 +6,8 @@ columns; what cannot be read raises :class:`ColumnError` with the first such val
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
 
 from worker.core.events import LATEST_US
@@ -19,6 +21,9 @@ _MOMENT = (
 _EPOCH_NUMBER = r"^\d+(?:\.\d+)?$"
 # From 1973 on, the numbers of seconds, milliseconds, microseconds and nanoseconds do not overlap.
 _EPOCH_UNITS = ((10**17, 1e-3), (10**14, 1), (10**11, 1_000), (10**8, 1_000_000))
+
+
+LONGEST_NAME = 63
 
 
 class ColumnError(Exception):
@@ -46,6 +51,12 @@ def names(column: pl.Series) -> pl.Series:
             column = whole
     text = column.cast(pl.String).str.strip_chars()
     return text.set(text == "", None)
+
+
+def channel_name(column: str) -> str:
+    """A column's name in the form of a channel's: ``Air temperature [K]``, air_temperature_k."""
+    name = re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")[:LONGEST_NAME]
+    return name if name[:1].isalpha() else f"column_{name}"[:LONGEST_NAME].rstrip("_")
 
 
 def numbers(column: pl.Series) -> pl.Series:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,15 @@ def recording_of(frame: pl.DataFrame, spec: ChannelSpec, source: str) -> Recordi
             raise ConfigError(_refusal(source, name, wanted, error)) from error
         columns.append(column.alias(name))
     return Recording(source, pl.DataFrame(columns), (NAIVE,) if naive else ())
+
+
+def before(recording: Recording, until: datetime) -> Recording:
+    """Leave out readings from a moment on, and say how many."""
+    earlier = recording.frame.filter((pl.col("timestamp") < until) | pl.col("timestamp").is_null())
+    left_out = len(recording.frame) - len(earlier)
+    note = f"readings from {until.isoformat()} on, left out: {left_out:,}"
+    notes = (*recording.notes, note) if left_out else recording.notes
+    return replace(recording, frame=earlier, notes=notes)
 
 
 def machine_readings(recording: Recording, spec: ChannelSpec) -> MachineReadings:
