@@ -70,6 +70,18 @@ def test_a_bundle_is_trained_on_a_csv_file(
     assert bundle.version == "2.0.0"
     assert bundle.manifest.training.source == "history.csv"
     assert bundle.manifest.training.machines == 20
+    # A recording of the same readings gives the same bundle, up to when it is asked to.
+    recording, out = tmp_path / "recorded", tmp_path / "again"
+    assert run(f"import {data} --out {recording}".split()) == 0
+    command = f"train --data {recording} --channels {PUMP} --out {out}"
+    assert run(f"{command} --version 2.0.0".split()) == 0
+    again = load_bundle(out, tmp_path)
+    assert again.manifest.sha256 == bundle.manifest.sha256
+    middle = np.datetime64(bundle.manifest.training.start.rstrip("Z")) + np.timedelta64(10, "h")
+    assert run(f"{command} --until {middle}Z".split()) == 0
+    earlier = load_bundle(out, tmp_path).manifest.training
+    assert earlier.rows < bundle.manifest.training.rows
+    assert earlier.end < f"{middle}Z"
 
 
 def test_more_machines_than_can_be_groups_of_their_own_are_refused(
@@ -92,6 +104,9 @@ def test_more_machines_than_can_be_groups_of_their_own_are_refused(
         ("--simulate --budget 0", "--budget: 0 is not a positive number"),
         ("--simulate --threshold 2", "--threshold: 2 is not an anomaly score"),
         ("--simulate --labels none.csv", "--labels: none.csv cannot be read"),
+        ("--simulate --until 2h", "--simulate: a simulation has no --topic and no --until"),
+        ("--data x.csv --topic events", "--topic: x.csv is no recording"),
+        ("--data x.csv --until soon", "--until: 'soon' is not a time"),
         ("--simulate --version latest", "--version: 'latest' is not a version"),
         ("--simulate --training-date today", "--training-date: 'today' is not a date"),
     ],

@@ -153,3 +153,69 @@ def test_a_mapping_without_equals_sign_is_refused(
 ) -> None:
     assert run(["import", str(tmp_path), "--out", str(tmp_path), "--map", "unit"]) == 78
     assert "is not NAME=COLUMN" in capsys.readouterr().err
+
+
+def test_files_without_machines_and_times_are_given_both(tmp_path: Path) -> None:
+    for name in ("1.csv", "2.csv"):
+        (tmp_path / name).write_text("UDI,Air temperature [K]\n1,298.1\n2,298.2\n")
+    paths = [tmp_path / "1.csv", tmp_path / "2.csv"]
+    fields = Fields(machine="mill", interval_us=60_000_000)
+    import_files(paths, fields, tmp_path / "out", TOPIC)
+    events = events_of(tmp_path / "out")
+    assert {event["machine_id"] for event in events} == {"mill"}
+    # The second file goes on where the first one ended.
+    assert [event["timestamp"][11:19] for event in events] == [
+        "00:00:00",
+        "00:01:00",
+        "00:02:00",
+        "00:03:00",
+    ]
+    assert [event["air_temperature_k"] for event in events] == [298.1, 298.2] * 2
+
+
+def test_with_a_file_a_machine_each_begins_at_the_same_time(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("load\n1\n2\n")
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    fields = Fields(layout="machine-files", interval_us=1_000_000)
+    import_files(paths, fields, tmp_path / "out", TOPIC)
+    found = [(e["machine_id"], e["timestamp"][17:19]) for e in events_of(tmp_path / "out")]
+    assert found == [("a", "00"), ("b", "00"), ("a", "01"), ("b", "01")]
+
+
+@pytest.mark.parametrize(
+    ("text", "layout", "sentence"),
+    [
+        ("machine_id,timestamp,Load,load\n1,2026-01-01,1,1\n", "rows", "'Load' and 'load' would"),
+        (
+            "machine_id,timestamp,channel,value\n1,2026-01-01,A b,1\n1,2026-01-01,a-b,1\n",
+            "long",
+            "a_b",
+        ),
+    ],
+)
+def test_two_columns_that_would_be_one_channel_are_refused(
+    text: str, layout: Any, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data.csv").write_text(text)
+    with pytest.raises(ConfigError, match=f"{sentence}.*--map"):
+        import_files([tmp_path / "data.csv"], Fields(layout), tmp_path / "out", TOPIC)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--machine a --layout machine-files", "--machine: with machine-files each file is one"),
+        ("--interval 1m --layout long", "--interval: with long a row is no reading"),
+        ("--interval often", "--interval: 'often' is not a duration"),
+        ("--map timestamp=t", "say with --map machine_id=COLUMN which it is, or with --machine"),
+        ("--machine a", "say with --map timestamp=COLUMN which it is, or with --interval"),
+    ],
+)
+def test_an_import_that_cannot_be_gives_one_sentence(
+    options: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data.csv").write_text("t,load\n2026-01-01,1\n")
+    command = f"import {tmp_path / 'data.csv'} --out {tmp_path / 'out'} {options}"
+    assert run(command.split()) == 78
+    assert sentence in capsys.readouterr().err

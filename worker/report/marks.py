@@ -38,11 +38,10 @@ def marked(results: Results, spec: ChannelSpec) -> Results:
 
 
 def _right(side: Side, results: Results, spec: ChannelSpec) -> pl.Series:
-    """Whether each episode met a true one."""
+    """Whether each episode opened in a true one."""
     if results.truth is None:
         return pl.Series("right", [None] * len(side.episodes), pl.Boolean)
     # Labels of rows are exact, faults that were written down are not.
     by_row = results.this.summary["truth"]["rows"] is not None
     known = windows(results.truth, 0 if by_row else spec.length_us)
-    alarms = matching.alarms(side.episodes, pl.scan_parquet(side.scores))
-    return pl.Series("right", matching.matches(alarms, known).met)
+    return pl.Series("right", matching.matches(matching.alarms(side.episodes), known).met)
