@@ -1,6 +1,6 @@
 """Timelines as text that a browser unpacks: quantised, differenced, deflated, in base64.
 
-Owns the format, which ``charts.js`` reads: 16-bit numbers in R rows of n, all low bytes before
+Owns the format, which ``timeline.js`` reads: 16-bit numbers in R rows of n, all low bytes before
 all high ones. The first two rows are the high and low halves of the times' 32-bit differences
 in units of ``unit_us``; then come for each series its lows and the distance to its highs, each
 as differences along the row, modulo 65536.

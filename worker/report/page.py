@@ -135,7 +135,8 @@ def page(shown: dict[str, Any], data: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     style = _read(_UPLOT / "uPlot.min.css") + _read(_FOLDER / "page.css")
-    scripts = [_read(_UPLOT / "uPlot.iife.min.js"), _read(_FOLDER / "charts.js")]
+    own = [_FOLDER / name for name in ("charts.js", "sweep.js", "timeline.js")]
+    scripts = [_read(path) for path in (_UPLOT / "uPlot.iife.min.js", *own)]
     return environment.get_template("page.html.j2").render(
         **shown,
         left_out=data["left_out"],

@@ -22,7 +22,8 @@ from worker.training.columns import numbers
 from worker.training.readings import files_of, load_columns
 
 PART_ROWS = 250_000
-CHUNK_ROWS = 20_000
+CHUNK_ROWS = 50_000
+ANSWERS = ("anomaly_score", "threshold")
 Floats = NDArray[np.float64]
 
 
@@ -55,7 +56,8 @@ def read_parts(
     Raises:
         ConfigError: the data have another number of rows than the scores.
     """
-    lazy = [pl.scan_parquet(path) for path in scores]
+    columns = ("machine_id", "timestamp", *ANSWERS)
+    lazy = [pl.scan_parquet(path).select(columns) for path in scores]
     rows = [int(one.select(pl.len()).collect().item()) for one in lazy]
     start = 0
     for values in _of_tables(spec, data) if topic is None else _of_recording(spec, data, topic):
@@ -68,11 +70,11 @@ def read_parts(
         ).arg_true()
         at = usable.to_numpy()
         frame = told[0][usable]
-        columns = [one[name] for one in told for name in ("anomaly_score", "threshold")]
+        answers = [one[name] for one in told for name in ANSWERS]
         yield Part(
             machine_ids=frame["machine_id"],
             times_us=frame["timestamp"].dt.epoch("us").to_numpy(),
-            answers=np.column_stack([column.to_numpy()[at] for column in columns]),
+            answers=np.column_stack([column.to_numpy()[at] for column in answers]),
             values=values[at],
         )
     if any(count != start for count in rows):

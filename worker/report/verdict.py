@@ -83,8 +83,13 @@ def duration(seconds: float | None) -> str:
         return "unknown"
     for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if abs(seconds) >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
+            return f"{amount(seconds / length)} {unit}"
     return f"{seconds:.3g} seconds"
+
+
+def amount(value: float) -> str:
+    """A number of which three digits matter."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def count(n: int, what: str) -> str:
@@ -103,7 +108,7 @@ def verdict(summary: Summary, other: Summary | None) -> Verdict:
 def _told(summary: Summary) -> str:
     days = summary["machine_days"]
     return (
-        f"In {days:,.3g} machine-days of {count(summary['machines'], 'machine')}, "
+        f"In {amount(days)} machine-days of {count(summary['machines'], 'machine')}, "
         f"{summary['model']} told {count(summary['episodes'], 'episode')}: "
         f"{rate(alarm_rate(summary))} a machine and day."
     )
@@ -169,7 +174,7 @@ def _of_two(summary: Summary, other: Summary) -> Verdict:
     this, that = names_of(summary, other)
     episodes = summary["against"]["episodes"]
     told = (
-        f"In {summary['machine_days']:,.3g} machine-days of "
+        f"In {amount(summary['machine_days'])} machine-days of "
         f"{count(summary['machines'], 'machine')}, {this} told "
         f"{count(summary['episodes'], 'episode')} and {that} {other['episodes']:,}: "
         f"{episodes['both']:,} by both, {episodes['only_this']:,} and {episodes['only_other']:,} "
