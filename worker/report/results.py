@@ -1,6 +1,6 @@
 """What a backtest left in its folder, as the report takes it.
 
-Owns which files are read; docs/backtest.md says what is in them. Scores stay on disk, there may
+Owns which files are read; docs/backtesting.md says what is in them. Scores stay on disk, there may
 be more than fit in memory.
 """
 
