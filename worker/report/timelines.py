@@ -28,7 +28,7 @@ FOCUS_SHARE = 0.5
 """Share of a machine's buckets around its episodes, if it has any."""
 MARGIN = 1.0
 """How far around an episode is looked at more closely, in lengths of the episode."""
-LEAST_MARGIN_US = 600 * 1_000_000
+LEAST_MARGIN_US = 1_800 * 1_000_000
 
 Floats = NDArray[np.float64]
 Stretch = tuple[int, int]

@@ -221,12 +221,13 @@ def _judged(summary: Summary, other: Summary, told: str) -> Verdict:
         else "which cannot be told apart on these data."
     )
     sentences = told, found, false
+    if not finds and not quiet:
+        return Verdict("unsure", "They cannot be told apart.", sentences)
     if finds + quiet == 0:
-        what = "One finds more, the other is quieter." if finds else "They cannot be told apart."
-        return Verdict("unsure", what, sentences)
-    if finds + quiet > 0:
-        return Verdict("good", f"Better: {this}.", sentences)
-    return Verdict("bad", f"Better: {that}.", sentences)
+        return Verdict("unsure", "One finds more, the other is quieter.", sentences)
+    tone, better = ("good", this) if finds + quiet > 0 else ("bad", that)
+    what = "Better" if finds and quiet else "More is found by" if finds else "Fewer false alarms by"
+    return Verdict(tone, f"{what}{':' if finds and quiet else ''} {better}.", sentences)
 
 
 def names_of(summary: Summary, other: Summary) -> tuple[str, str]:
