@@ -8,13 +8,12 @@ from functools import partial
 from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
 
 from worker.assets import asset_dir
-from worker.core.channels import US_PER_S
-from worker.core.drift import Settings as MonitorSettings
 from worker.core.drifting import Drifting, DriftStateReader, Monitors
 from worker.core.scoring import PANE_US
 from worker.drift_metrics import DriftMetrics
 from worker.kafka_config import connect
 from worker.models.bundle import Bundle, load_bundle
+from worker.pipelines import monitor_settings
 from worker.service import (
     CONNECT_DEADLINE_S,
     Agent,
@@ -23,12 +22,9 @@ from worker.service import (
     find_destinations,
     run_until_signal,
 )
-from worker.settings import DriftSettings, Settings
+from worker.settings import Settings
 
 log = logging.getLogger(__name__)
-
-US_PER_MIN = 60 * US_PER_S
-US_PER_HOUR = 60 * US_PER_MIN
 
 
 def create_drift_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) -> ServiceApp:
@@ -74,22 +70,6 @@ def create_drift_app(settings: Settings, bundle: Bundle, metadata: ClusterMetada
             metrics=metrics,
             model_version=bundle.model_version,
         ),
-    )
-
-
-def monitor_settings(drift: DriftSettings, partitions: int) -> MonitorSettings:
-    """As the core takes them; ``partitions``: of the topic that the workers read."""
-    return MonitorSettings(
-        windows_us=tuple(minutes * US_PER_MIN for minutes in drift.windows_min),
-        grace_us=drift.grace_s * US_PER_S,
-        patience_us=drift.patience_min * US_PER_MIN,
-        alpha=drift.false_alarm_rate,
-        min_rows=drift.minimum_sample,
-        persistence=drift.persistence,
-        recovery=drift.recovery,
-        retrain_after_us=drift.retrain_after_h * US_PER_HOUR,
-        retrain_again_us=drift.retrain_cool_down_h * US_PER_HOUR,
-        partitions=partitions,
     )
 
 

@@ -1,19 +1,22 @@
-"""The pipeline and the limits of state that settings ask for, for whoever applies events."""
+"""What settings ask of the core: pipeline, limits of state, monitors of drift."""
 
 from __future__ import annotations
 
 import logging
 
+from worker.core.channels import US_PER_S
+from worker.core.drift import Settings as MonitorSettings
 from worker.core.errors import ConfigError
 from worker.core.pipeline import Pipeline
 from worker.core.scoring import Scoring
 from worker.core.state import StateLimits
 from worker.models.bundle import Bundle
-from worker.settings import Settings
+from worker.settings import DriftSettings, Settings
 
 log = logging.getLogger(__name__)
 
-US_PER_HOUR = 3_600_000_000
+US_PER_MIN = 60 * US_PER_S
+US_PER_HOUR = 60 * US_PER_MIN
 
 
 def create_scoring(settings: Settings, bundle: Bundle) -> Scoring:
@@ -57,3 +60,19 @@ def state_limits(settings: Settings, bundle: Bundle) -> StateLimits:
             f"{-(-needed_us // US_PER_HOUR)}."
         )
     return limits
+
+
+def monitor_settings(drift: DriftSettings, partitions: int) -> MonitorSettings:
+    """As the core takes them; ``partitions``: of the topic that the workers read."""
+    return MonitorSettings(
+        windows_us=tuple(minutes * US_PER_MIN for minutes in drift.windows_min),
+        grace_us=drift.grace_s * US_PER_S,
+        patience_us=drift.patience_min * US_PER_MIN,
+        alpha=drift.false_alarm_rate,
+        min_rows=drift.minimum_sample,
+        persistence=drift.persistence,
+        recovery=drift.recovery,
+        retrain_after_us=drift.retrain_after_h * US_PER_HOUR,
+        retrain_again_us=drift.retrain_cool_down_h * US_PER_HOUR,
+        partitions=partitions,
+    )

@@ -202,6 +202,8 @@ def test_a_sweep_says_what_each_value_would_give(
             "episodes.parquet",
             "health.parquet",
             "summary.json",
+            "drift.parquet",
+            "drift_windows.parquet",
             "truth.parquet",
             "report.html",
         }
@@ -254,6 +256,8 @@ def test_a_results_folder_that_is_used_again_keeps_nothing_of_before(
     (tmp_path / "mine.txt").write_text("kept")
     assert run(command.split()) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "drift.parquet",
+        "drift_windows.parquet",
         "episodes.parquet",
         "health.parquet",
         "mine.txt",

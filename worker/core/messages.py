@@ -292,7 +292,8 @@ class DriftEvent(msgspec.Struct, frozen=True):
     Attributes:
         id: ``group@opened_at``, with ``/health`` where readings are missing rather than different;
             the same in each of its messages.
-        group: ``fleet``, or a categorical channel and its value, such as ``machine_type=L``.
+        group: ``fleet``, a categorical channel and its value, such as ``machine_type=L``, or a
+            machine, such as ``machine_id=press-1``.
         kind: drift: readings are distributed differently; health: so many are missing that there
             is nothing to compare.
         sequence: 1, 2, 3, ... within the event; with ``id`` it names this message.

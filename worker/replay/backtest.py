@@ -6,10 +6,12 @@ with nothing known of what comes later. How its answers become tables is in ``ta
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from worker.core.pipeline import Pipeline
 from worker.core.state import PartitionState
 from worker.models.bundle import Bundle
 from worker.pipelines import create_pipeline
+from worker.replay.drift_windows import Drifts, Keeper, judge_drift
 from worker.replay.tables import Answers
 from worker.settings import Settings
 from worker.training.readings import MachineReadings, Recording, machine_readings
@@ -47,12 +50,14 @@ class Backtest:
         episodes: a row for each episode; ``closed_at`` is null where it was still open at the
             end. Columns: ``tables.EPISODES``.
         health: a row for each condition of a sensor or machine. Columns: ``tables.HEALTH``.
+        drift: what was said of windows; None: the bundle has no reference, or nobody asked.
         summary: counts and rates, ready to be written as JSON.
     """
 
     scores: pl.DataFrame
     episodes: pl.DataFrame
     health: pl.DataFrame
+    drift: Drifts | None
     summary: dict[str, Any]
 
 
@@ -62,6 +67,7 @@ def backtest(
     *,
     settings: Settings | None = None,
     warm_up: Recording | None = None,
+    watches_drift: bool = True,
     on_progress: Progress = lambda share: None,
 ) -> Backtest:
     """Feed a recording through the bundle's pipeline, from fresh state.
@@ -69,6 +75,7 @@ def backtest(
     Args:
         settings: of a worker, for what it detects and tells; None: the defaults.
         warm_up: readings from before, which the state has seen but which are not judged.
+        watches_drift: whether windows are also judged for drift.
         on_progress: called with the share of all rows that is done.
     """
     spec = bundle.spec
@@ -82,12 +89,18 @@ def backtest(
         for done, _, _ in follow(pipeline, state, before):
             on_progress(done / total)
     begun_s = time.perf_counter()
-    answers = answers_to(
-        pipeline,
-        readings,
-        state=state,
-        on_progress=lambda share: on_progress((warming + share * len(readings)) / total),
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        keeper = None
+        if watches_drift and bundle.reference is not None:
+            keeper = Keeper(bundle, settings.drift, 0, Path(folder) / "partials")
+        answers = answers_to(
+            pipeline,
+            readings,
+            state=state,
+            keeper=keeper,
+            on_progress=lambda share: on_progress((warming + share * len(readings)) / total),
+        )
+        drift = None if keeper is None else judge_drift(bundle, settings.drift, [keeper.finish()])
     seconds = time.perf_counter() - begun_s
     scores, episodes, health = (
         answers.scores(recording.frame, readings.rows),
@@ -119,10 +132,11 @@ def backtest(
         "episodes_per_machine_day": len(episodes) / days if days else None,
         **decision_of(settings, bundle),
         "health": dict(sorted(health["kind"].value_counts().iter_rows())),
+        "drift": None if drift is None else drift.summary,
         "seconds": round(seconds, 3),
         "rows_per_second": round(len(readings) / max(seconds, 1e-9)),
     }
-    return Backtest(scores, episodes, health, summary)
+    return Backtest(scores, episodes, health, drift, summary)
 
 
 def decision_of(settings: Settings, bundle: Bundle) -> dict[str, float | None]:
@@ -161,12 +175,19 @@ def answers_to(
     readings: MachineReadings,
     *,
     state: PartitionState | None = None,
+    keeper: Keeper | None = None,
     on_progress: Progress = lambda share: None,
 ) -> Answers:
-    """What the pipeline says of readings, from fresh state or from ``state`` on."""
+    """What the pipeline says of readings, from fresh state or from ``state`` on.
+
+    Args:
+        keeper: also gathers what was scored.
+    """
     answers = Answers(pipeline.spec, len(readings))
     for done, at, outputs in follow(pipeline, state or PartitionState(pipeline.spec), readings):
         answers.take(at, outputs)
+        if keeper is not None:
+            keeper.take(outputs)
         on_progress(done / len(readings))
     on_progress(1.0)
     return answers

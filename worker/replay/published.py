@@ -30,6 +30,8 @@ class Published:
             "sensor-health": names.sensor_health,
             "late-events": names.late_events,
             "dead-letters": names.dead_letters,
+            "drift-events": names.drift_events,
+            "retraining-requests": names.retraining_requests,
         }
         self._writers: dict[str, PartitionWriter] = {}
         self._ends: Counter[str] = Counter()

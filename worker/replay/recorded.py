@@ -36,6 +36,7 @@ from worker.pipelines import create_pipeline, state_limits
 from worker.recording.files import Segment, segments_of
 from worker.recording.parquet import read_batches
 from worker.replay.backtest import DAY_US, decision_of, differences, text_of
+from worker.replay.drift_windows import Drifts, Keeper, Kept, judge_drift
 from worker.replay.published import Published
 from worker.replay.tables import SCORES, Answers, Told
 from worker.settings import Settings
@@ -58,6 +59,7 @@ class Source:
         bundle: name, ``name/version`` or folder.
         messages: folder for what would have been published, as a recording of the streams;
             None: it is not kept.
+        watches_drift: whether windows are also judged for drift.
     """
 
     root: Path
@@ -65,11 +67,15 @@ class Source:
     bundle: str
     settings: Settings
     messages: Path | None = None
+    watches_drift: bool = True
 
 
 @dataclass
 class Applied:
-    """What came of one partition; ``path`` has its scores, a row for each record."""
+    """What came of one partition; ``path`` has its scores, a row for each record.
+
+    ``kept`` is what drift is judged by.
+    """
 
     partition: int
     path: Path
@@ -79,6 +85,7 @@ class Applied:
     anomalies: int = 0
     dead: Counter[str] = field(default_factory=Counter)
     told: Told = field(default_factory=Told)
+    kept: Kept | None = None
 
 
 class _Origin(msgspec.Struct):
@@ -218,11 +225,17 @@ def apply_partition(
         if source.messages is None
         else Published(source.messages, source.settings.topics, partition)
     )
+    keeper = None
+    if source.watches_drift and bundle.reference is not None:
+        partials = scores / f"{partition:05}.partials"
+        keeper = Keeper(bundle, source.settings.drift, partition, partials)
     with pq.ParquetWriter(path, _schema(), compression="zstd") as file:
         for batch in read_batches(segments, CHUNK_ROWS, READ):
             chunk = chunk_of(source.topic, partition, batch)
             outputs = pipeline.step(state, chunk, tells_anomalies=published is not None)
             file.write_table(_scores(bundle.spec, chunk, outputs, applied.told).to_arrow())
+            if keeper is not None:
+                keeper.take(outputs)
             if published is not None:
                 published.take(outputs.records, int(chunk.timestamps_ms[-1]))
             applied.records += outputs.events
@@ -233,6 +246,8 @@ def apply_partition(
             on_progress(int(chunk.offsets[-1]) + 1 - segments[0].begin)
     if published is not None:
         published.finish()
+    if keeper is not None:
+        applied.kept = keeper.finish()
     return applied
 
 
@@ -285,6 +300,7 @@ class Result:
 
     episodes: pl.DataFrame
     health: pl.DataFrame
+    drift: Drifts | None
     summary: dict[str, Any]
 
 
@@ -307,6 +323,7 @@ def backtest_recording(
     bundle = _open(source)
     with tempfile.TemporaryDirectory(dir=scores.parent, prefix=".scores-") as folder:
         parts = apply_recording(bundle, source, Path(folder), processes, on_progress)
+        drift = _drift_of(bundle, source, parts)
         seconds = time.perf_counter() - begun_s
         together = pl.scan_parquet([part.path for part in parts])
         together.sink_parquet(scores, maintain_order=True)
@@ -345,10 +362,25 @@ def backtest_recording(
         "episodes_per_machine_day": len(episodes) / days if days else None,
         **decision_of(source.settings, bundle),
         "health": dict(sorted(health["kind"].value_counts().iter_rows())),
+        "drift": None if drift is None else drift.summary,
         "seconds": round(seconds, 3),
         "rows_per_second": round(records / max(seconds, 1e-9)),
     }
-    return Result(episodes, health, summary)
+    return Result(episodes, health, drift, summary)
+
+
+def _drift_of(bundle: Bundle, source: Source, parts: Sequence[Applied]) -> Drifts | None:
+    """Judge the windows of all partitions together."""
+    kept = [part.kept for part in parts if part.kept is not None]
+    if not kept:
+        return None
+    drift = judge_drift(bundle, source.settings.drift, kept)
+    if source.messages is not None and drift.records:
+        # A worker's topics have a group's messages where its name hashes to; here is one partition.
+        published = Published(source.messages, source.settings.topics, 0)
+        published.take(drift.records, max(one.end_ms for one in kept))
+        published.finish()
+    return drift
 
 
 def _machines(scores: Path) -> pl.DataFrame:

@@ -26,7 +26,13 @@ from worker.training.readings import Recording, files_of, load_columns, read_rec
 if TYPE_CHECKING:
     from worker.replay.recorded import Result
 
-SCORES, EPISODES, HEALTH = FILES = ("scores.parquet", "episodes.parquet", "health.parquet")
+SCORES, EPISODES, HEALTH, DRIFT, WINDOWS = FILES = (
+    "scores.parquet",
+    "episodes.parquet",
+    "health.parquet",
+    "drift.parquet",
+    "drift_windows.parquet",
+)
 SUMMARY = "summary.json"
 
 Report = Callable[[float, float], None]
@@ -85,11 +91,20 @@ class Sides:
         self._data = data
         self._tables: dict[str, _Table] = {}
 
-    def run(self, side: Side, out: Path, report: Report, messages: Path | None = None) -> Outcome:
-        """Let a side judge; write scores, episodes, health and summary to ``out``.
+    def run(
+        self,
+        side: Side,
+        out: Path,
+        report: Report,
+        *,
+        messages: Path | None = None,
+        watches_drift: bool = True,
+    ) -> Outcome:
+        """Let a side judge; write scores, episodes, health, drift and summary to ``out``.
 
         Args:
             messages: of a recording: folder for what a worker would have published.
+            watches_drift: whether windows are also judged for drift.
 
         Raises:
             ConfigError: the data cannot be read, or ``out`` not written.
@@ -100,16 +115,21 @@ class Sides:
         with writing(out):
             result: Backtest | Result
             if self._data.topic is None:
-                result = self._of_table(side, report)
+                result = self._of_table(side, report, watches_drift)
                 result.scores.write_parquet(out / SCORES)
             else:
-                result = self._of_recording(self._data.topic, side, out, report, messages)
+                result = self._of_recording(
+                    self._data.topic, side, out, report, messages, watches_drift
+                )
             result.episodes.write_parquet(out / EPISODES)
             result.health.write_parquet(out / HEALTH)
+            if result.drift is not None:
+                result.drift.events.write_parquet(out / DRIFT)
+                result.drift.windows.write_parquet(out / WINDOWS)
             write_summary(result.summary, out)
         return Outcome(out, result.episodes, result.summary)
 
-    def _of_table(self, side: Side, report: Report) -> Backtest:
+    def _of_table(self, side: Side, report: Report, watches_drift: bool) -> Backtest:
         if side.model not in self._tables:
             self._tables[side.model] = _read_table(self._data, side.model)
         bundle, recording, before = self._tables[side.model]
@@ -118,11 +138,18 @@ class Sides:
             recording,
             settings=side.settings,
             warm_up=before,
+            watches_drift=watches_drift,
             on_progress=lambda share: report(share, 1.0),
         )
 
     def _of_recording(
-        self, topic: str, side: Side, out: Path, report: Report, messages: Path | None
+        self,
+        topic: str,
+        side: Side,
+        out: Path,
+        report: Report,
+        messages: Path | None,
+        watches_drift: bool,
     ) -> Result:
         from worker.replay.recorded import (  # pyarrow: an extra of its own
             Source,
@@ -131,7 +158,7 @@ class Sides:
 
         if messages is not None and messages.exists():
             raise ConfigError(f"--out: {messages} is there already; give another folder.")
-        source = Source(self._data.path, topic, side.model, side.settings, messages)
+        source = Source(self._data.path, topic, side.model, side.settings, messages, watches_drift)
         return backtest_recording(source, out / SCORES, self._data.jobs, report)
 
 

@@ -77,7 +77,7 @@ class Told:
     def episodes(self) -> pl.DataFrame:
         """A row for each episode, in the order of opening; see ``EPISODES``."""
         told = self._latest["anomaly-episodes"].values()
-        return _table(
+        return table_of(
             EPISODES,
             [
                 {
@@ -92,7 +92,7 @@ class Told:
     def health(self) -> pl.DataFrame:
         """A row for each condition, in the order of opening; see ``HEALTH``."""
         told = self._latest["sensor-health"].values()
-        return _table(HEALTH, [{**one, "condition_id": one["id"]} for one in told])
+        return table_of(HEALTH, [{**one, "condition_id": one["id"]} for one in told])
 
 
 class Answers:
@@ -188,11 +188,16 @@ class Answers:
         return flat.reshape(self._top.shape).arr.to_list().list.drop_nulls()
 
 
-def _table(schema: dict[str, Any], rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
-    """Messages as a table with the columns of ``schema``; moments are text in them."""
+def table_of(
+    schema: dict[str, Any], rows: Sequence[dict[str, Any]], named: str = "machine_id"
+) -> pl.DataFrame:
+    """Messages as a table with the columns of ``schema``, in the order of opening.
+
+    Moments are text in messages; what was opened at once is ordered by the ``named`` column.
+    """
     text = {name: pl.String if kind == MOMENT else kind for name, kind in schema.items()}
     moments = [name for name, kind in schema.items() if kind == MOMENT]
     frame = pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=text)
     return frame.with_columns(
         pl.col(moments).str.to_datetime(time_unit="us", time_zone="UTC")
-    ).sort("opened_at", "machine_id", maintain_order=True)
+    ).sort("opened_at", named, maintain_order=True)

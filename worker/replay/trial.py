@@ -17,8 +17,10 @@ from worker.judging.sweep import Sweep, point
 from worker.replay import judged
 from worker.replay.judged import Truth
 from worker.replay.sides import (
+    DRIFT,
     FILES,
     SUMMARY,
+    WINDOWS,
     Data,
     Outcome,
     Report,
@@ -76,7 +78,7 @@ def run_trial(trial: Trial, progress: Callable[[str], Report]) -> dict[str, Any]
     make_folder(out)
     _clear(out)
     kept = out / "messages" if trial.messages else None
-    this = sides.run(trial.side, out, progress(f"scoring with {trial.side.model}"), kept)
+    this = sides.run(trial.side, out, progress(f"scoring with {trial.side.model}"), messages=kept)
     other = None
     if trial.against is not None:
         report = progress(f"scoring with {trial.against.model}")
@@ -98,7 +100,7 @@ def run_trial(trial: Trial, progress: Callable[[str], Report]) -> dict[str, Any]
 def _clear(out: Path) -> None:
     """Take away what an earlier backtest left that this one may not write."""
     with writing(out):
-        for name in (TRUTH, JUNIT):
+        for name in (TRUTH, JUNIT, DRIFT, WINDOWS):
             (out / name).unlink(missing_ok=True)
         for name in (*FILES, SUMMARY):
             (out / AGAINST / name).unlink(missing_ok=True)
@@ -146,7 +148,8 @@ def _swept(
     for value, settings in zip(sweep.values, trial.swept, strict=True):
         with tempfile.TemporaryDirectory(dir=trial.out, prefix=".sweep-") as folder:
             side = replace(trial.side, settings=settings)
-            outcome = sides.run(side, Path(folder), progress(f"{sweep.key} {value:g}"))
+            report = progress(f"{sweep.key} {value:g}")
+            outcome = sides.run(side, Path(folder), report, watches_drift=False)
             figures = None if known is None else judged.judge(known, outcome)[1]
             points.append(point(value, outcome.summary, figures))
     return {"key": sweep.key, "points": points}
