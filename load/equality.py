@@ -27,9 +27,9 @@ from load.local_kafka import LocalKafka
 from load.records import committed_offsets, iterate_topic
 from load.worker_process import WorkerProcess, create_topics, load
 from worker.assets import asset_dir
+from worker.cluster import Cluster
 from worker.core.channels import US_PER_S
 from worker.gateway import now_us
-from worker.letters.records import Cluster
 from worker.models.bundle import load_bundle
 from worker.recording.files import Lock, segments_of
 from worker.recording.parquet import read_batches

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
+from worker.cluster import Cluster
 from worker.core.messages import DriftAcceptance, DriftEvent, Origin, encode
 from worker.core.outgoing import partition_of
-from worker.letters.records import Cluster
 from worker.notices import publish_one
 
 

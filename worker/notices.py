@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 from confluent_kafka import KafkaException, Message, Producer
 
+from worker.cluster import Cluster, Range, Record
 from worker.core.errors import BrokerError, ConfigError
 from worker.core.messages import (
     AwareTime,
@@ -25,7 +26,6 @@ from worker.core.messages import (
     to_time_us,
 )
 from worker.kafka_config import create_client, describe
-from worker.letters.records import Cluster, Range, Record
 
 SEND_S = 30.0
 FIRST_LOOK = 2_000

@@ -11,8 +11,8 @@ from tests.core.strategies import make_spec
 from tests.support.kafka import NewRecord, read_topic
 from tests.support.letters import Desk
 from worker.cli.main import run
+from worker.cluster import Cluster
 from worker.core.messages import MaintenanceNotice, event_type
-from worker.letters.records import Cluster
 from worker.notices import FIRST_LOOK, Place, find_machine
 from worker.settings import load_settings
 

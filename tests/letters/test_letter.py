@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from worker.cluster import Record
 from worker.core.messages import (
     MAX_PAYLOAD_BYTES,
     DeadLetterReason,
@@ -27,7 +28,6 @@ from worker.letters.letter import (
     machine_in,
     read_letter,
 )
-from worker.letters.records import Record
 
 ORIGIN = Origin("sensor-events", 3, 17)
 

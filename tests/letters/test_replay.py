@@ -26,10 +26,10 @@ from tests.support.kafka import QUIET, NewRecord, read_topic, wait_until
 from tests.support.letters import EVENT, Desk, replay
 from worker.assets import asset_dir
 from worker.cli.main import run
+from worker.cluster import Cluster, Range
 from worker.core.messages import MAX_PAYLOAD_BYTES, Origin, dead_letter, encode, format_time_us
 from worker.letters import replay as replaying
 from worker.letters.letter import DEAD_LETTERS, read_letter
-from worker.letters.records import Cluster, Range
 from worker.letters.replay import MAX_ATTEMPTS
 from worker.letters.replays import Replays
 from worker.settings import load_settings

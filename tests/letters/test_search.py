@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from worker.cluster import Record
 from worker.core.errors import ConfigError
 from worker.core.messages import Origin, dead_letter, encode
 from worker.letters import search
 from worker.letters.letter import DEAD_LETTERS, Letter, read_letter
-from worker.letters.records import Record
 from worker.letters.search import (
     Selection,
     Summary,

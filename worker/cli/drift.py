@@ -69,8 +69,8 @@ def accept(
     """
     from worker.acceptance import features_of_open_events, publish_acceptance
     from worker.assets import asset_dir
+    from worker.cluster import Cluster
     from worker.core.messages import DriftAcceptance
-    from worker.letters.records import Cluster
     from worker.models.bundle import load_bundle
 
     settings = context_of(context).settings()

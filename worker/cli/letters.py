@@ -14,9 +14,9 @@ from worker.cli.progress import progress_bar
 from worker.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from worker.cluster import Cluster
     from worker.core.messages import Replay
     from worker.letters.letter import Kind, KindName, Letter
-    from worker.letters.records import Cluster
     from worker.letters.replay import Rules
     from worker.letters.search import Progress, Selection
 
@@ -269,7 +269,7 @@ def _kind(name: KindName) -> Kind:
 
 
 def _cluster(context: typer.Context) -> Cluster:
-    from worker.letters.records import Cluster
+    from worker.cluster import Cluster
 
     return Cluster(context_of(context).settings())
 

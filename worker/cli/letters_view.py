@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from worker.cluster import Record
 from worker.core.messages import LateEvent, Replay, record_id
 from worker.letters.letter import DECIDED_BY_BYTES, EXPLANATIONS, FIXES, LATE_EVENTS, Kind, Letter
-from worker.letters.records import Record
 from worker.letters.replay import POISON, REPLAYED, UNTIMED, Tally
 from worker.letters.search import Summary
 

@@ -48,8 +48,8 @@ def maintenance(
     The notice goes to the machine's own events, so it holds for all that come behind it. Announcing
     what begins at the same time again replaces it: with another end, or with --cancel.
     """
+    from worker.cluster import Cluster
     from worker.core.messages import MaintenanceNotice, format_time_us
-    from worker.letters.records import Cluster
     from worker.notices import announce, find_machine
 
     span = _span(begin, until, cancel, datetime.now(UTC))

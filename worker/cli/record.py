@@ -16,7 +16,7 @@ from worker.cli.signals import stop_flag
 from worker.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from worker.letters.records import Cluster, Range
+    from worker.cluster import Cluster, Range
     from worker.recording.recorder import Place, Progress, Recorder
 
 EXIT_INTERRUPTED = 130
@@ -58,7 +58,7 @@ def record_command(
     files, and the next run records what is missing, each record once.
     """
     Rotation, Recorder = _load()  # noqa: N806  # classes
-    from worker.letters.records import Cluster
+    from worker.cluster import Cluster
     from worker.recording.files import Lock
 
     settings = context_of(context).settings()
@@ -117,7 +117,7 @@ def _check(
 def _ranges(
     cluster: Cluster, topic: str, since: str | None, until: str | None, offsets: list[str]
 ) -> Mapping[int, Range]:
-    from worker.letters.records import Range
+    from worker.cluster import Range
     from worker.letters.search import parse_time_ms
 
     now_ms = round(time.time() * 1000)

@@ -66,7 +66,7 @@ def replay_command(
         raise ConfigError(
             f"a replay needs the package {error.name}; install driftdetector[record]."
         ) from error
-    from worker.letters.records import Cluster
+    from worker.cluster import Cluster
     from worker.letters.search import parse_time_ms
     from worker.recording.records import Part
 

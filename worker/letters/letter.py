@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from worker.cluster import LAST_OFFSET, Record
 from worker.core.messages import (
     DEAD_LETTER_REASONS,
     MAX_PAYLOAD_BYTES,
@@ -22,7 +23,6 @@ from worker.core.messages import (
     Origin,
     record_id,
 )
-from worker.letters.records import LAST_OFFSET, Record
 from worker.settings import Settings
 
 UNREADABLE = "unreadable"

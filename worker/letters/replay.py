@@ -21,11 +21,11 @@ from typing import NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
+from worker.cluster import Cluster
 from worker.core.errors import BrokerError, FencedError
 from worker.core.messages import Origin, Replay, encode, format_time_us, record_id
 from worker.kafka_config import PRODUCER_REPLACED, create_client, describe, retried
 from worker.letters.letter import Letter, has_timestamp
-from worker.letters.records import Cluster
 from worker.letters.replays import Replays
 
 ATTEMPT_HEADER = "driftdetector-replay-attempt"

@@ -10,8 +10,8 @@ from collections.abc import Container, Iterator, Mapping
 
 import msgspec
 
+from worker.cluster import Cluster, Range, Record
 from worker.core.messages import Origin, Replay
-from worker.letters.records import Cluster, Range, Record
 
 _decode = msgspec.json.Decoder(Replay).decode
 

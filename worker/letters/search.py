@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import get_args
 
+from worker.cluster import LAST_OFFSET, Cluster, Range
 from worker.core.channels import parse_duration_us
 from worker.core.errors import ConfigError
 from worker.core.messages import DeadLetterReason, Origin
 from worker.letters.letter import UNREADABLE, Kind, Letter, machine_in, read_letter
-from worker.letters.records import LAST_OFFSET, Cluster, Range
 
 REASONS = (*get_args(DeadLetterReason), UNREADABLE)
 MAX_MACHINES = 100_000

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from worker.cluster import Cluster
 from worker.core.errors import BrokerError, ConfigError
 from worker.kafka_config import create_client, describe
-from worker.letters.records import Cluster
 from worker.recording.files import Segment, segments_of
 from worker.recording.pace import Clock, Gate, Pace, shifted
 from worker.recording.records import Part, Recorded, merged

@@ -22,8 +22,8 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from worker.cluster import STALLED_AFTER_S, Cluster, Range, explained, headers_of, passes
 from worker.core.errors import RecordingError
-from worker.letters.records import STALLED_AFTER_S, Cluster, Range, explained, headers_of, passes
 from worker.recording.files import (
     Gap,
     Segment,

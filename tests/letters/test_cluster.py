@@ -8,8 +8,8 @@ from confluent_kafka import Producer
 
 from tests.support.kafka import QUIET, NewRecord, wait_until
 from tests.support.letters import Desk
+from worker.cluster import Cluster, Record
 from worker.core.messages import Origin
-from worker.letters.records import Cluster, Record
 from worker.letters.replays import Replays
 from worker.settings import load_settings
 
