@@ -156,3 +156,44 @@ def test_uplot_is_the_released_one_and_has_its_licence() -> None:
     for path in UPLOT.iterdir():
         assert f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" in documented
     assert "The MIT License" in (UPLOT / "LICENSE").read_text()
+
+
+def test_what_is_marked_is_what_the_summary_counts(judged: Backtested) -> None:
+    summary = json.loads((judged.out / "summary.json").read_text())
+    machines = chart_data(parsed(judged.page))["machines"]
+    assert isinstance(machines, list)
+    right = [one[4] for machine in machines for one in machine["episodes"]]
+    assert right.count(True) == summary["truth"]["true_alarms"] > 0
+    assert right.count(False) == summary["truth"]["false_alarms"]
+    missed = [one for machine in machines for one in machine["truth"] if not one[3]]
+    assert len(missed) == summary["truth"]["missed"]
+    assert sum(machine["missed"] for machine in machines) == len(missed)
+    told = [max(len(machine["episodes"]), len(machine["others"])) for machine in machines]
+    worst = [(-machine["missed"], -n) for machine, n in zip(machines, told, strict=True)]
+    assert worst == sorted(worst)
+
+
+def test_a_comparison_shows_gate_sweep_truth_and_what_one_side_alone_told(
+    judged: Backtested,
+) -> None:
+    root = parsed(judged.page)
+    summary = json.loads((judged.out / "summary.json").read_text())
+    figures = rows_of(root, "figures")
+    found = [summary["truth"]["found"], summary["against"]["true_episodes"]]
+    assert figures["true episodes found"][0].startswith(f"{found[0]} of ")
+    assert len(figures["recall"]) == 2
+    assert list(rows_of(root, "gate")) == ["recall < 0.01", "episodes < 0"]
+    assert list(rows_of(root, "sweep")) == ["0.01", "5"]
+    alone = root.findall(".//table[@id='alone']/tbody/tr")
+    told = pl.read_parquet(judged.out / "against" / "episodes.parquet")
+    ours = pl.read_parquet(judged.out / "episodes.parquet")
+    assert len(told) > len(ours)
+    assert len(alone) >= len(told) - len(ours)
+    assert {text(row[1]) for row in alone} <= {"these settings", "the others"}
+    labels = {text(row[3]) for row in root.findall(".//table[@id='truth']/tbody/tr")}
+    assert labels
+    assert all(label.startswith("<i>") for label in labels)
+    made = listed(root)
+    assert "detection.budget = 5.0" in made["other settings"]
+    assert made["settings sha256"] != made["other settings sha256"]
+    assert len(made["truth sha256"].split()[0]) == 64

@@ -23,6 +23,13 @@ from worker.report.verdict import (
 LISTED_EPISODES = 15
 LISTED_TRUTH = 15
 LISTED_CHANNELS = 12
+BY_ROW = {
+    "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+}
 Row = dict[str, Any]
 
 
@@ -81,6 +88,11 @@ def figures(summary: Mapping[str, Any], other: Mapping[str, Any] | None) -> list
             ("median delay", [duration(one["delay_s"]["median"]) for one in known]),
             ("delay of nine in ten, at most", [duration(one["delay_s"]["p90"]) for one in known]),
         ]
+        if all(one["rows"] for one in known):
+            rows += [
+                (f"{name}, row by row", [_plain(one["rows"][key]) for one in known])
+                for key, name in BY_ROW.items()
+            ]
     return [{"name": name, "values": values} for name, values in rows]
 
 

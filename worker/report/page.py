@@ -17,7 +17,7 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from worker.assets import asset_dir
-from worker.core.channels import ChannelSpec
+from worker.core.channels import US_PER_S, ChannelSpec
 from worker.models.bundle import find_bundle
 from worker.models.manifest import read_manifest
 from worker.replay.sides import Data, writing
@@ -28,7 +28,7 @@ from worker.report.packing import LEVELS, packed
 from worker.report.provenance import made_from
 from worker.report.readings import read_parts
 from worker.report.results import Results, read_results
-from worker.report.selection import COUNTS, machines_of, wanted
+from worker.report.selection import machines_of, wanted
 from worker.report.timelines import (
     MOST_CHANNELS,
     Timelines,
@@ -86,12 +86,14 @@ def chart_data(results: Results, data: Data, spec: ChannelSpec) -> dict[str, Any
     return {
         "sides": len(sides),
         "channels": [{"name": c.name, "unit": c.unit} for c in spec.continuous],
+        "end": max((one.end_us for one in chosen), default=0) / US_PER_S,
         "left_out": len(machines) - len(shown),
         "sweep": results.this.summary.get("sweep"),
         "machines": [
             {
                 "id": one.machine_id,
-                **{name: row[name] for name in COUNTS},
+                "true": row["true"],
+                "missed": row["missed"],
                 "channels": one.channels,
                 **pack,
                 **_bands(results, one),
@@ -121,7 +123,7 @@ def _bands(results: Results, one: Wanted) -> dict[str, Any]:
 
 
 def _stretches(table: pl.DataFrame, begin: str, end: str, *others: str) -> list[list[Any]]:
-    seconds = [pl.col(name).dt.epoch("us") / 1e6 for name in (begin, end)]
+    seconds = [pl.col(name).dt.epoch("us") / US_PER_S for name in (begin, end)]
     return [list(row) for row in table.select(*seconds, *others).iter_rows()]
 
 

@@ -15,7 +15,7 @@ from worker.core.channels import ChannelSpec
 from worker.report.results import Results
 from worker.report.timelines import MOST_CHANNELS, Stretch, Wanted
 
-COUNTS = ("episodes", "other_episodes", "faults", "true", "missed")
+COUNTS = ("episodes", "other_episodes", "true", "missed")
 
 
 def machines_of(results: Results) -> pl.DataFrame:
@@ -30,7 +30,6 @@ def machines_of(results: Results) -> pl.DataFrame:
     counted = {
         "episodes": results.this.episodes,
         "other_episodes": None if results.other is None else results.other.episodes,
-        "faults": results.this.health,
         "true": truth,
         "missed": None if truth is None else truth.filter(~pl.col("found")),
     }

@@ -63,8 +63,13 @@ if (report.data.machines.length) (() => {
   const view = { machine: null, found: null, charts: [], min: 0, max: 1, all: false };
 
   function span() {
-    const times = view.found.times, pad = Math.max((times[times.length - 1] - times[0]) * 0.005, 0.5);
-    return [times[0] - pad, times[times.length - 1] + pad];
+    const times = view.found.times, { machine } = view;
+    let last = times[times.length - 1];
+    // That a machine is silent is told after its last reading; a part of that is enough.
+    const told = [machine.health, machine.truth, machine.episodes, machine.others].flat();
+    if (told.some(([begin]) => begin > last)) last += Math.min(data.end - last, (last - times[0]) / 10);
+    const pad = Math.max((last - times[0]) * 0.005, 0.5);
+    return [times[0] - pad, last + pad];
   }
 
   function setView(min, max) {
@@ -103,7 +108,7 @@ if (report.data.machines.length) (() => {
 
   function lanes() {
     const machine = view.machine, found = [];
-    if (machine.truth.length) found.push(["truth", machine.truth, (t) => t[3] === false ? "bad" : "good"]);
+    if (machine.truth.length) found.push(["truth", machine.truth, (t) => t[3] ? "good" : "bad"]);
     found.push(["episodes", machine.episodes, (e) => e[4] === false ? "bad" : "now"]);
     if (data.sides > 1) found.push(["other's", machine.others, (e) => e[4] === false ? "bad" : "other"]);
     if (machine.health.length) found.push(["sensors", machine.health, () => "unsure"]);
@@ -134,7 +139,8 @@ if (report.data.machines.length) (() => {
   function bandsUnder(channel) {
     const { machine } = view;
     return (u) => {
-      shade(u, machine.truth, colour("good", 0.1), colour("good", 0.5));
+      for (const [found, tone] of [[true, "good"], [false, "bad"]])
+        shade(u, machine.truth.filter((t) => (t[3] === true) === found), colour(tone, 0.1), colour(tone, 0.5));
       shade(u, machine.episodes, colour("now", 0.15));
       shade(u, machine.others, colour("other", 0.12));
       shade(u, machine.health.filter((h) => channel !== null && (h[3] === null || h[3] === channel)), colour("unsure", 0.2));
@@ -262,7 +268,7 @@ if (report.data.machines.length) (() => {
     const parts = [plural(machine.episodes.length, "episode")];
     if (data.sides > 1) parts.push(`${machine.others.length} by the other`);
     if (machine.true) parts.push(`${machine.missed} of ${machine.true} true missed`);
-    if (machine.faults) parts.push(plural(machine.faults, "sensor fault"));
+    if (machine.health.length) parts.push(plural(machine.health.length, "sensor fault"));
     return parts.join(", ");
   }
 
