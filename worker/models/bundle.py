@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from worker.core.channels import ChannelSpec
 from worker.core.codes import CodeBook
 from worker.core.detection.baselines import Baselines
-from worker.core.detection.detector import Detector
+from worker.core.detection.detector import Detector, Model
 from worker.core.drift import Reference
 from worker.core.episodes import DEFAULT_RULES, EpisodeRules, Episodes
 from worker.core.errors import BundleError
@@ -94,7 +94,7 @@ class Bundle:
     name: str
     version: str
     spec: ChannelSpec
-    model: OnnxModel
+    model: Model
     forest: Forest
     expected: NDArray[np.float64]
     baselines: Baselines

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -20,6 +20,7 @@ from worker.assets import asset_dir
 from worker.core.errors import ConfigError
 from worker.models.bundle import Bundle, load_bundle
 from worker.replay.backtest import Backtest, backtest
+from worker.replay.remembering import RememberingModel
 from worker.settings import Settings
 from worker.training.readings import Recording, files_of, load_columns, read_recording
 
@@ -85,10 +86,15 @@ class Outcome:
 
 
 class Sides:
-    """Lets sides judge the same data, which are read once for each bundle."""
+    """Lets sides judge the same data; tables are read, and put to a model, once for each bundle.
 
-    def __init__(self, data: Data) -> None:
+    Args:
+        several: whether a bundle will judge more than once.
+    """
+
+    def __init__(self, data: Data, *, several: bool = False) -> None:
         self._data = data
+        self._several = several
         self._tables: dict[str, _Table] = {}
 
     def run(
@@ -131,7 +137,7 @@ class Sides:
 
     def _of_table(self, side: Side, report: Report, watches_drift: bool) -> Backtest:
         if side.model not in self._tables:
-            self._tables[side.model] = _read_table(self._data, side.model)
+            self._tables[side.model] = _read_table(self._data, side.model, self._several)
         bundle, recording, before = self._tables[side.model]
         return backtest(
             bundle,
@@ -168,8 +174,10 @@ class _Table(NamedTuple):
     warm_up: Recording | None
 
 
-def _read_table(data: Data, model: str) -> _Table:
+def _read_table(data: Data, model: str, several: bool) -> _Table:
     bundle = load_bundle(model, asset_dir("models"), threads=os.cpu_count() or 1)
+    if several:
+        bundle = replace(bundle, model=RememberingModel(bundle.model))
     recording = read_recording(data.path, bundle.spec)
     before = read_recording(data.warm_up, bundle.spec, "--warm-up") if data.warm_up else None
     return _Table(bundle, recording, before)

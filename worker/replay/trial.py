@@ -71,7 +71,8 @@ def run_trial(trial: Trial, progress: Callable[[str], Report]) -> dict[str, Any]
     Raises:
         DriftDetectorError: something that was given cannot be used.
     """
-    out, sides = trial.out, Sides(trial.data)
+    several = trial.against is not None or trial.sweep is not None
+    out, sides = trial.out, Sides(trial.data, several=several)
     given = {"truth": trial.truth or trial.truth_column, "against": trial.against}
     gate.require_options(trial.conditions, [name for name, what in given.items() if what])
     facts = judged.facts_of(trial.truth, trial.truth_column, trial.data, trial.side)

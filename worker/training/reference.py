@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.channels import ChannelSpec
+from worker.core.detection.detector import Model
 from worker.core.drift import (
     Reference,
     learn_reference,
@@ -20,7 +21,6 @@ from worker.core.drift import (
 )
 from worker.core.drift.learning import FEWEST_ROWS
 from worker.core.features import mask_impossible
-from worker.models.bundle import OnnxModel
 from worker.training.fit import Fitted
 from worker.training.readings import MachineReadings
 from worker.training.window import interval_us
@@ -35,7 +35,7 @@ def drift_reference(
     spec: ChannelSpec,
     readings: MachineReadings,
     fitted: Fitted,
-    model: OnnxModel,
+    model: Model,
     anomalous: NDArray[np.bool_],
     seed: int,
     machine_groups: bool = False,
