@@ -13,6 +13,7 @@ import pytest
 
 from worker.core.channels import ChannelSpec, parse_spec
 from worker.core.errors import ConfigError
+from worker.judging.truth import EPISODES
 from worker.models.bundle import load_bundle
 from worker.replay.backtest import answers_to
 from worker.simulator import FaultRates, OpenedEpisode, Simulator, match_faults
@@ -155,8 +156,8 @@ def with_faults(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         since, until = START + timedelta(minutes=minute), START + timedelta(minutes=minute + 60)
         faulty = pl.col("timestamp").is_between(since, until) & (pl.col("machine_id") == machine_id)
         frame = frame.with_columns(a=pl.when(faulty).then(pl.col("a") + 6.0).otherwise("a"))
-        labels.append({"machine_id": machine_id, "start": since, "end": until})
-    return frame, pl.DataFrame(labels).with_columns(pl.col("start", "end").dt.epoch("us"))
+        labels.append((machine_id, since, until, None))
+    return frame, pl.DataFrame(labels, EPISODES, orient="row")
 
 
 def test_labels_choose_the_budget_and_only_that(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def train_command(
     ] = False,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Known faults (machine_id, start, end), to choose the budget by."),
+        typer.Option(help="Known faults (machine_id, begin, end), to choose the budget by."),
     ] = None,
     budget: Annotated[
         float | None,

@@ -359,7 +359,8 @@ def _held_out(
             pipeline = bundle.pipeline(budget=budget, threshold=recipe.threshold)
             found[budget].append(answers_to(pipeline, rest).episodes())
             recipe.on_progress(share * (i / 2 + 0.25 + (k + 1) / len(budgets) / 4))
-    return {budget: judge(labels, pl.concat(parts)) for budget, parts in found.items()}
+    within_us = recipe.spec.length_us
+    return {budget: judge(labels, pl.concat(parts), within_us) for budget, parts in found.items()}
 
 
 def _profile(readings: MachineReadings) -> HealthProfile:
