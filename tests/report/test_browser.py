@@ -95,7 +95,9 @@ def test_every_chart_is_drawn(opened: Opened) -> None:
     # What was told and true, two scores, five channels.
     assert len(charts) == 8
     assert all(drawn > 1000 for drawn, _ in charts)
-    assert all(drawn > 1000 for drawn, _ in opened.pixels("#sweep-charts canvas"))
+    for others in ("#sweep-charts canvas", "#drift-charts canvas"):
+        assert all(drawn > 1000 for drawn, _ in opened.pixels(others))
+        assert opened.pixels(others)
     captions = opened.page.locator("#charts figcaption b").all_inner_texts()
     assert captions[:2] == ["score", "score of the other"]
     assert set(captions[2:]) == {

@@ -76,6 +76,7 @@ def test_without_truth_other_or_sweep_the_page_has_no_place_for_them(plain: Back
         "Figures",
         "Machine by machine",
         "What the episodes rest on",
+        "Have the data drifted?",
         "Quality of the data",
         "Made from",
     ]
@@ -197,3 +198,22 @@ def test_a_comparison_shows_gate_sweep_truth_and_what_one_side_alone_told(
     assert "detection.budget = 5.0" in made["other settings"]
     assert made["settings sha256"] != made["other settings sha256"]
     assert len(made["truth sha256"].split()[0]) == 64
+
+
+def test_drift_is_told_as_the_summary_counts_it(plain: Backtested) -> None:
+    root = parsed(plain.page)
+    counts = json.loads((plain.out / "summary.json").read_text())["drift"]
+    events = pl.read_parquet(plain.out / "drift.parquet")
+    assert len(events) == counts["events"] > 0
+    said = [text(p) for p in root.findall(".//p")]
+    told = f"{counts['windows_with_drift']:,} of {counts['windows']:,} windows differ"
+    assert any(sentence.startswith(told) for sentence in said)
+    assert len(root.findall(".//table[@id='drift']/tbody/tr")) == min(len(events), 12)
+    charts = chart_data(root)["drift"]
+    assert isinstance(charts, list)
+    windows = pl.read_parquet(plain.out / "drift_windows.parquet").filter(
+        pl.col("group") == "fleet", ~pl.col("verdict").is_in(["blind", "sparse"])
+    )
+    assert len(charts) == windows["window_s"].n_unique() > 0
+    assert max(max(chart["score"]) for chart in charts) == windows["score"].max()
+    assert any(any(chart["drift"]) for chart in charts)

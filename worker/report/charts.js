@@ -1,5 +1,5 @@
 "use strict";
-// What the charts of the page share; ``timeline.js`` and ``sweep.js`` follow.
+// What the charts of the page share; the scripts that draw them follow.
 const report = (() => {
   const data = JSON.parse(document.getElementById("chart-data").textContent);
   const print = matchMedia("print"), dark = matchMedia("(prefers-color-scheme: dark)");
@@ -10,6 +10,10 @@ const report = (() => {
   const hex = (colour) => colour.length === 4 ? "#" + [...colour.slice(1)].map((c) => c + c).join("") : colour;
   const colour = (name, share = 1) => hex(colours[name]) + Math.round(share * 255).toString(16).padStart(2, "0");
   const number = (v) => v == null ? "none" : Math.abs(v) >= 1e6 ? v.toExponential(3) : String(+v.toPrecision(4));
+
+  const utc = (s) => uPlot.tzDate(new Date(s * 1e3), "Etc/UTC");
+  /** How wide a chart in an element is: so many columns share the width of paper. */
+  const fit = (element, columns = 1) => print.matches ? PRINT_WIDTH / columns - 5 * columns : Math.max(element.clientWidth, 150);
 
   function readColours() {
     const style = getComputedStyle(document.documentElement);
@@ -23,6 +27,12 @@ const report = (() => {
     const options = most < 1e6 ? { maximumFractionDigits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) } : { notation: "compact", maximumFractionDigits: 2 };
     return values.map((v) => v.toLocaleString("en", options));
   }
+
+  const DAY = 86400;
+  // Steps of the axis of time: from how many seconds on, what stands at each, and below where the day changes.
+  const clock = [[365 * DAY, "{YYYY}", null], [28 * DAY, "{MMM}", "\n{YYYY}"], [DAY, "{D} {MMM}", null], [60, "{HH}:{mm}", "\n{D} {MMM}"],
+    [1, "{HH}:{mm}:{ss}", "\n{D} {MMM}"], [0.001, "{ss}.{fff}", "\n{D} {MMM} {HH}:{mm}"]].map(([from, each, day]) =>
+    [from, each, from === 28 * DAY ? day : null, null, from < DAY ? day : null, null, null, null, 1]);
 
   function axis(options) {
     return { stroke: colours.quiet, grid: { stroke: colours.grid, width: 1 }, ticks: { stroke: colours.line, width: 1 },
@@ -41,5 +51,5 @@ const report = (() => {
   let waiting = 0;
   for (const query of [print, dark]) query.addEventListener("change", again);
   addEventListener("resize", () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(again); });
-  return { data, axis, colour, keep, marks, number, print, PRINT_WIDTH, id: (name) => document.getElementById(name) };
+  return { data, axis, clock, colour, fit, keep, marks, number, utc, id: (name) => document.getElementById(name) };
 })();

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from worker.report.drifted import LISTED, drift_events, drift_sentence
 from worker.report.results import Results
 from worker.report.verdict import (
     Interval,
@@ -55,6 +56,9 @@ def content(results: Results, made: Sequence[tuple[str, str]]) -> dict[str, Any]
         "episodes_left": max(len(results.this.episodes) - LISTED_EPISODES, 0),
         "truth": None if results.truth is None else _truth(results.truth),
         "truth_left": 0 if results.truth is None else max(len(results.truth) - LISTED_TRUTH, 0),
+        "drift": None if results.drift is None else drift_sentence(summary["drift"]),
+        "drift_events": [] if results.drift is None else drift_events(results.drift),
+        "drift_events_left": max(summary["drift"]["events"] - LISTED, 0) if results.drift else 0,
         "quality": _quality(summary),
         "letters": summary.get("dead_letters") or {},
         "notes": summary["notes"],

@@ -23,6 +23,7 @@ from worker.models.manifest import read_manifest
 from worker.replay.sides import Data, writing
 from worker.replay.trial import Trial
 from worker.report.content import content
+from worker.report.drifted import drift_charts
 from worker.report.marks import marked
 from worker.report.packing import LEVELS, packed
 from worker.report.provenance import made_from
@@ -89,6 +90,7 @@ def chart_data(results: Results, data: Data, spec: ChannelSpec) -> dict[str, Any
         "end": max((one.end_us for one in chosen), default=0) / US_PER_S,
         "left_out": len(machines) - len(shown),
         "sweep": results.this.summary.get("sweep"),
+        "drift": [] if results.drift is None else drift_charts(results.drift),
         "machines": [
             {
                 "id": one.machine_id,
@@ -137,7 +139,7 @@ def page(shown: dict[str, Any], data: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     style = _read(_UPLOT / "uPlot.min.css") + _read(_FOLDER / "page.css")
-    own = [_FOLDER / name for name in ("charts.js", "sweep.js", "timeline.js")]
+    own = [_FOLDER / name for name in ("charts.js", "sweep.js", "timeline.js", "drift.js")]
     scripts = [_read(path) for path in (_UPLOT / "uPlot.iife.min.js", *own)]
     return environment.get_template("page.html.j2").render(
         **shown,

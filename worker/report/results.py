@@ -35,6 +35,14 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """What the drift agent would have said; see ``worker.replay.drift_windows``."""
+
+    events: pl.DataFrame
+    windows: pl.DataFrame
+
+
+@dataclass(frozen=True)
 class Results:
     """A results folder.
 
@@ -42,11 +50,13 @@ class Results:
         this: what the model of the backtest said.
         other: what it was held against; None: nothing.
         truth: a row for each true episode; None: nobody knows.
+        drift: None: the bundle has no reference.
     """
 
     this: Side
     other: Side | None
     truth: pl.DataFrame | None
+    drift: Drift | None
 
 
 def read_results(folder: Path) -> Results:
@@ -62,6 +72,7 @@ def read_results(folder: Path) -> Results:
             this=this,
             other=_side(folder / OTHER) if this.summary.get("against") else None,
             truth=pl.read_parquet(folder / TRUTH) if this.summary.get("truth") else None,
+            drift=_drift(folder) if this.summary.get("drift") else None,
         )
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise ConfigError(
@@ -76,4 +87,11 @@ def _side(folder: Path) -> Side:
         scores=folder / "scores.parquet",
         episodes=pl.read_parquet(folder / "episodes.parquet"),
         health=pl.read_parquet(folder / "health.parquet"),
+    )
+
+
+def _drift(folder: Path) -> Drift:
+    return Drift(
+        events=pl.read_parquet(folder / "drift.parquet"),
+        windows=pl.read_parquet(folder / "drift_windows.parquet"),
     )

@@ -1,7 +1,7 @@
 "use strict";
 // What follows from other values of a setting.
 if (report.data.sweep) (() => {
-  const { data, axis, colour, keep, marks, number, print, PRINT_WIDTH, id: $ } = report;
+  const { data, axis, colour, fit, keep, number, id: $ } = report;
   let sweeps = [];
   function draw() {
     sweeps.forEach((plot) => plot.destroy());
@@ -36,7 +36,7 @@ if (report.data.sweep) (() => {
     };
     const pad = log ? (last / first) ** 0.03 : (last - first) * 0.03 || 1;
     const plot = new uPlot({
-      width: print.matches ? PRINT_WIDTH / 2 - 10 : figure.clientWidth, height: 230, legend: { show: false }, series, bands,
+      width: fit(figure, 2), height: 230, legend: { show: false }, series, bands,
       scales: { x: { time: false, distr: log ? 3 : 1, range: log ? [first / pad, last * pad] : [first - pad, last + pad] },
         y: { range: (_, __, most) => [0, write === number ? (most || 1) * 1.05 : 1] } },
       axes: [axis({ size: 34, values: (_, marks) => marks.map((v) => v == null ? "" : number(v)) }),

@@ -1,16 +1,9 @@
 "use strict";
 // The timelines of machines: bands of what was true and told over score and channels.
 if (report.data.machines.length) (() => {
-  const { data, axis, colour, keep, marks, number, print, PRINT_WIDTH, id: $ } = report;
+  const { data, axis, clock, colour, fit, keep, marks, number, utc, id: $ } = report;
   const GAP = 65535, MISSING = 65534, AXIS = 62, FEW = 8;
   const moment = (s) => new Date(s * 1000).toISOString().slice(0, 19).replace("T", " ");
-  const utc = (s) => uPlot.tzDate(new Date(s * 1e3), "Etc/UTC");
-
-  const DAY = 86400;
-  // Steps of the axis of time: from how many seconds on, what stands at each, and below where the day changes.
-  const CLOCK = [[365 * DAY, "{YYYY}", null], [28 * DAY, "{MMM}", "\n{YYYY}"], [DAY, "{D} {MMM}", null], [60, "{HH}:{mm}", "\n{D} {MMM}"],
-    [1, "{HH}:{mm}:{ss}", "\n{D} {MMM}"], [0.001, "{ss}.{fff}", "\n{D} {MMM} {HH}:{mm}"]].map(([from, each, day]) =>
-    [from, each, from === 28 * DAY ? day : null, null, from < DAY ? day : null, null, null, null, 1]);
 
   // ---- unpacking: the format is described in packing.py ----
 
@@ -179,9 +172,9 @@ if (report.data.machines.length) (() => {
     $("charts").append(figure);
     const y = chart.y ?? {};
     chart.plot = new uPlot({
-      width: width(), height: chart.height, tzDate: utc, legend: { show: false }, series: chart.series, bands: chart.bands,
+      width: fit($("charts")), height: chart.height, tzDate: utc, legend: { show: false }, series: chart.series, bands: chart.bands,
       scales: { x: { time: true, auto: false, min: view.min, max: view.max }, y: y.scale ?? {} },
-      axes: [axis({ show: chart.axisX === true, size: 46, values: CLOCK }), axis({ size: AXIS, values: marks, ...y.axis })],
+      axes: [axis({ show: chart.axisX === true, size: 46, values: clock }), axis({ size: AXIS, values: marks, ...y.axis })],
       padding: [6, 22, chart.axisX ? 0 : 6, 0],
       cursor: { y: false, sync: { key: "machine", setSeries: false }, drag: { x: true, y: false, setScale: false },
         points: { show: chart.title !== null, size: 5 }, bind: { dblclick: () => () => { reset(); return null; } } },
@@ -233,8 +226,6 @@ if (report.data.machines.length) (() => {
       zoom(e.deltaY > 0 ? 1.25 : 0.8, u.posToVal(e.clientX - over.getBoundingClientRect().left, "x"));
     }, { passive: false });
   }
-
-  const width = () => print.matches ? PRINT_WIDTH : Math.max($("charts").clientWidth, 200);
 
   function draw() {
     for (const chart of view.charts) chart.plot.destroy();
