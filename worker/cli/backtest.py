@@ -71,7 +71,8 @@ def backtest_command(
         str | None,
         typer.Option(
             metavar="KEY=VALUES",
-            help="Try a setting: threshold=-0.2:0:0.02, budget=0.01,0.1,1, episodes.merge_gap_s=…",
+            help="Try a setting: threshold=-0.2:0:0.02, budget=0.01,0.1,1, "
+            "episodes.merge_gap_s=60,600.",
         ),
     ] = None,
     fail_if: Annotated[
