@@ -34,7 +34,8 @@ from worker.models.bundle import load_bundle
 from worker.recording.files import segments_of
 from worker.recording.parquet import Columns, read_batches
 from worker.recording.writing import PartitionWriter
-from worker.replay.recorded import CHUNK_ROWS, Source, backtest_recording, chunk_of
+from worker.replay.partition import Source, chunk_of
+from worker.replay.recorded import CHUNK_ROWS, backtest_recording
 from worker.settings import Settings
 
 BUILD = Path("build")

@@ -34,7 +34,8 @@ from worker.models.bundle import load_bundle
 from worker.recording.files import Lock, segments_of
 from worker.recording.parquet import read_batches
 from worker.recording.recorder import Recorder
-from worker.replay.recorded import Source, backtest_recording
+from worker.replay.partition import Source
+from worker.replay.recorded import backtest_recording
 from worker.settings import Settings
 
 BUILD = Path("build")

@@ -22,7 +22,8 @@ from worker.recording.files import segments_of
 from worker.recording.parquet import read_batches
 from worker.recording.writing import PartitionWriter
 from worker.replay.backtest import backtest
-from worker.replay.recorded import Result, Source, backtest_recording
+from worker.replay.partition import Source
+from worker.replay.recorded import Result, backtest_recording
 from worker.settings import Settings
 from worker.training.readings import recording_of
 

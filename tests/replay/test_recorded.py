@@ -20,7 +20,8 @@ from worker.recording.parquet import read_batches
 from worker.recording.writing import PartitionWriter
 from worker.replay.backtest import backtest
 from worker.replay.moment import moment_of
-from worker.replay.recorded import Source, backtest_recording
+from worker.replay.partition import Source
+from worker.replay.recorded import backtest_recording
 from worker.replay.tables import SCORES
 from worker.settings import Settings
 from worker.training.readings import recording_of

@@ -44,7 +44,7 @@ def explain_command(
     """
     try:
         from worker.replay.moment import moment_of
-        from worker.replay.recorded import Source
+        from worker.replay.partition import Source
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"explain needs the package {error.name}; install driftdetector[record,train]."

@@ -25,7 +25,7 @@ from worker.models.bundle import load_bundle
 from worker.pipelines import create_pipeline
 from worker.recording.files import Segment, segments_of
 from worker.recording.parquet import read_batches
-from worker.replay.recorded import Source, chunk_of
+from worker.replay.partition import Source, chunk_of
 from worker.replay.tables import Told
 
 BATCH_ROWS = 50_000

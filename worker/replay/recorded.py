@@ -13,91 +13,31 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from worker.assets import asset_dir
-from worker.core.channels import ChannelSpec
 from worker.core.errors import ConfigError
-from worker.core.events import Chunk
-from worker.core.outgoing import Outputs
-from worker.core.state import PartitionState
 from worker.models.bundle import Bundle, load_bundle
-from worker.pipelines import create_pipeline, state_limits
 from worker.recording.files import Segment, segments_of
 from worker.recording.parquet import read_batches
 from worker.replay.backtest import DAY_US, decision_of, differences, text_of
-from worker.replay.drift_windows import Drifts, Keeper, Kept, judge_drift
+from worker.replay.drift_windows import Drifts, judge_drift
+from worker.replay.partition import READ, Applied, PartitionRun, Source
 from worker.replay.published import Published
-from worker.replay.tables import SCORES, Answers, Told
-from worker.settings import Settings
+from worker.replay.tables import Told
 
 CHUNK_ROWS = 10_000
 POLL_S = 0.2
-READ = ("offset", "timestamp", "key", "value")
-"""The columns of a recording that :func:`chunk_of` takes."""
 _progress: Any = None
 """Records done by each partition, in memory that processes share."""
 _bundle: Bundle
 """Of a process that applies partitions, opened once."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is applied: a recorded topic, by a bundle and settings.
-
-    Attributes:
-        bundle: name, ``name/version`` or folder.
-        messages: folder for what would have been published, as a recording of the streams;
-            None: it is not kept.
-        watches_drift: whether windows are also judged for drift.
-    """
-
-    root: Path
-    topic: str
-    bundle: str
-    settings: Settings
-    messages: Path | None = None
-    watches_drift: bool = True
-
-
-@dataclass
-class Applied:
-    """What came of one partition; ``path`` has its scores, a row for each record.
-
-    ``kept`` is what drift is judged by.
-    """
-
-    partition: int
-    path: Path
-    records: int = 0
-    scored: int = 0
-    late: int = 0
-    anomalies: int = 0
-    dead: Counter[str] = field(default_factory=Counter)
-    told: Told = field(default_factory=Told)
-    kept: Kept | None = None
-
-
-class _Origin(msgspec.Struct):
-    offset: int
-
-
-class _Late(msgspec.Struct):
-    """What of a late event's message says which record it was."""
-
-    machine_id: str
-    timestamp: str
-    origin: _Origin
 
 
 def apply_recording(
@@ -194,15 +134,6 @@ def _open(source: Source) -> Bundle:
     return load_bundle(source.bundle, asset_dir("models"), threads=1)
 
 
-def _apply_shared(
-    source: Source, scores: Path, partition: int, segments: Sequence[Segment], place: int
-) -> Applied:
-    def report(done: int) -> None:
-        _progress[place] = done
-
-    return apply_partition(_bundle, source, scores, partition, segments, report)
-
-
 def apply_partition(
     bundle: Bundle,
     source: Source,
@@ -216,79 +147,19 @@ def apply_partition(
     Args:
         on_progress: told how many of its offsets are done.
     """
-    pipeline = create_pipeline(source.settings, bundle)
-    state = PartitionState(bundle.spec, limits=state_limits(source.settings, bundle))
-    path = scores / f"{partition:05}.parquet"
-    applied = Applied(partition, path)
-    published = (
-        None
-        if source.messages is None
-        else Published(source.messages, source.settings.topics, partition)
-    )
-    keeper = None
-    if source.watches_drift and bundle.reference is not None:
-        partials = scores / f"{partition:05}.partials"
-        keeper = Keeper(bundle, source.settings.drift, partition, partials)
-    with pq.ParquetWriter(path, _schema(), compression="zstd") as file:
+    with PartitionRun(bundle, source, scores, partition) as run:
         for batch in read_batches(segments, CHUNK_ROWS, READ):
-            chunk = chunk_of(source.topic, partition, batch)
-            outputs = pipeline.step(state, chunk, tells_anomalies=published is not None)
-            file.write_table(_scores(bundle.spec, chunk, outputs, applied.told).to_arrow())
-            if keeper is not None:
-                keeper.take(outputs)
-            if published is not None:
-                published.take(outputs.records, int(chunk.timestamps_ms[-1]))
-            applied.records += outputs.events
-            applied.scored += outputs.scored
-            applied.late += outputs.late
-            applied.anomalies += outputs.anomalies
-            applied.dead.update(outputs.dead)
-            on_progress(int(chunk.offsets[-1]) + 1 - segments[0].begin)
-    if published is not None:
-        published.finish()
-    if keeper is not None:
-        applied.kept = keeper.finish()
-    return applied
+            on_progress(run.take(batch) - segments[0].begin)
+        return run.finish()
 
 
-def chunk_of(topic: str, partition: int, batch: pa.RecordBatch) -> Chunk:
-    """Records of a recording as the pipeline takes them; a missing timestamp counts as 0."""
-    times = batch.column("timestamp").cast(pa.int64()).fill_null(0)
-    return Chunk(
-        topic=topic,
-        partition=partition,
-        offsets=batch.column("offset").to_numpy(),
-        timestamps_ms=times.to_numpy(),
-        keys=batch.column("key").to_pylist(),
-        values=batch.column("value").to_pylist(),
-    )
+def _apply_shared(
+    source: Source, scores: Path, partition: int, segments: Sequence[Segment], place: int
+) -> Applied:
+    def report(done: int) -> None:
+        _progress[place] = done
 
-
-def _scores(spec: ChannelSpec, chunk: Chunk, outputs: Outputs, told: Told) -> pl.DataFrame:
-    """A row for each record of the chunk; see ``SCORES``."""
-    answers = Answers(spec, len(chunk), told)
-    answers.take(np.arange(len(chunk)), outputs)
-    machine_ids: list[bytes | None] = [None] * len(chunk)
-    times: NDArray[np.int64] = np.full(len(chunk), np.iinfo(np.int64).min)
-    for part in outputs.scored_events:
-        rows = part.readings.rows
-        for row, machine_id in zip(rows.tolist(), part.readings.machine_ids, strict=True):
-            machine_ids[row] = machine_id
-        times[rows] = part.readings.times_us
-    for record in outputs.records:
-        if record.stream == "late-events":
-            late = msgspec.json.decode(record.value, type=_Late)
-            row = int(np.searchsorted(chunk.offsets, late.origin.offset))
-            machine_ids[row] = late.machine_id.encode()
-            times[row] = np.datetime64(late.timestamp.rstrip("Z"), "us").astype(np.int64)
-    # NumPy's "not a time" is the smallest number.
-    moments = pl.Series("timestamp", times.view("datetime64[us]")).dt.replace_time_zone("UTC")
-    ids = pl.Series("machine_id", machine_ids, dtype=pl.Binary).cast(pl.String)
-    return pl.DataFrame([ids, moments]).hstack(answers.table()).select(list(SCORES))
-
-
-def _schema() -> pa.Schema:
-    return pl.DataFrame(schema=SCORES).to_arrow().schema
+    return apply_partition(_bundle, source, scores, partition, segments, report)
 
 
 @dataclass(frozen=True)

@@ -157,10 +157,8 @@ class Sides:
         messages: Path | None,
         watches_drift: bool,
     ) -> Result:
-        from worker.replay.recorded import (  # pyarrow: an extra of its own
-            Source,
-            backtest_recording,
-        )
+        from worker.replay.partition import Source  # pyarrow: an extra of its own
+        from worker.replay.recorded import backtest_recording
 
         if messages is not None and messages.exists():
             raise ConfigError(f"--out: {messages} is there already; give another folder.")

@@ -107,7 +107,7 @@ def _of_recording(spec: ChannelSpec, data: Path, topic: str) -> Iterator[Floats]
     from worker.core.events import EventDecoder
     from worker.recording.files import segments_of
     from worker.recording.parquet import read_batches
-    from worker.replay.recorded import chunk_of
+    from worker.replay.partition import chunk_of
 
     decoder = EventDecoder(spec)
     for batch in read_batches(segments_of(data, topic), CHUNK_ROWS):
