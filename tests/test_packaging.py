@@ -48,6 +48,14 @@ def test_the_wheel_carries_every_file_of_the_checkout_folder(wheel: Path, folder
             assert archive.read(f"worker/_assets/{name}") == (CHECKOUT / name).read_bytes()
 
 
+def test_the_wheel_carries_what_pages_are_made_of(wheel: Path) -> None:
+    tracked = _run("git", "-C", str(CHECKOUT), "ls-files", "worker").split()
+    parts = {name for name in tracked if not name.endswith(".py")}
+    assert "worker/static/uplot/LICENSE" in parts
+    with zipfile.ZipFile(wheel) as archive:
+        assert parts <= set(archive.namelist())
+
+
 def test_the_wheel_names_its_licence_command_and_python(wheel: Path) -> None:
     info = f"driftdetector-{__version__}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
