@@ -74,6 +74,7 @@ lock: $(STAMP_DEV) ## Write requirements/*.txt anew from pyproject.toml (ARGS="-
 	$(UV_COMPILE) $(ARGS) --all-extras --group dev pyproject.toml -o requirements/dev.txt
 	$(UV_COMPILE) $(ARGS) -c requirements/dev.txt pyproject.toml -o requirements/runtime.txt
 	$(UV_COMPILE) $(ARGS) -c requirements/dev.txt --group pyproject.toml:build -o requirements/build.txt
+	$(UV_COMPILE) $(ARGS) --group pyproject.toml:pip -o requirements/pip.txt
 	$(UV_COMPILE) $(ARGS) --group pyproject.toml:comparison -o requirements/comparison.txt
 
 .PHONY: kafka
@@ -177,6 +178,7 @@ $(STAMP_RUNTIME): requirements/runtime.txt requirements/build.txt pyproject.toml
 
 $(STAMP_DEV): requirements/dev.txt $(STAMP_RUNTIME)
 	@echo "Installing the tools for tests, linters and training into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements/pip.txt
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 

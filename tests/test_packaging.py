@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -83,8 +84,9 @@ def test_an_installed_wheel_finds_its_assets_away_from_the_checkout(
     assert int(_run(sys.executable, "-c", script, cwd=tmp_path)) >= 4
 
 
-def test_there_is_a_lock_to_run_to_build_and_to_develop() -> None:
-    assert [lock.name for lock in LOCKS] == ["build.txt", "dev.txt", "runtime.txt"]
+def test_there_is_a_lock_for_each_purpose() -> None:
+    purposes = ["build", "comparison", "dev", "pip", "runtime"]
+    assert [lock.stem for lock in LOCKS] == purposes
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
@@ -109,8 +111,7 @@ def test_every_declared_dependency_is_locked_and_explained() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     declared = [
         *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["record"],
-        *project["project"]["optional-dependencies"]["train"],
+        *itertools.chain(*project["project"]["optional-dependencies"].values()),
         *(entry for entry in project["dependency-groups"]["dev"] if isinstance(entry, str)),
         *project["dependency-groups"]["build"],
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from load.drift.series import Plan
 
 LIBRARIES = ("evidently", "alibi-detect")
-LOCK = Path("requirements/comparison.txt")
+PIP, LOCK = Path("requirements/pip.txt"), Path("requirements/comparison.txt")
 FOLDER = Path("build/drift-comparison")
 COMPLETE = FOLDER / ".complete"
 INSTALLING_S = 900
@@ -25,15 +25,20 @@ def prepare() -> str | None:
     try:
         venv.create(FOLDER, with_pip=True, clear=True)
         python = str(FOLDER / "bin/python")
-        command = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(LOCK)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=INSTALLING_S, check=False
-        )
+        install = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r"]
+        for lock in (PIP, LOCK):
+            done = subprocess.run(
+                [*install, str(lock)],
+                capture_output=True,
+                text=True,
+                timeout=INSTALLING_S,
+                check=False,
+            )
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+                return f"{', '.join(LIBRARIES)} could not be installed: {last}"
     except (OSError, subprocess.SubprocessError) as error:
         return f"{', '.join(LIBRARIES)} could not be installed: {error}"
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return f"{', '.join(LIBRARIES)} could not be installed: {last}"
     COMPLETE.touch()
     return None
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from load.local_kafka import CHECKOUT, LocalKafka
 from tests.support.kafka import NewRecord, wait_until
 from tests.support.letters import EVENT, Desk, replay
+from worker import cluster
 from worker.cli.letters_view import duration_text, payload_text, printable, time_text
 from worker.cli.main import run
 from worker.core.messages import MAX_PAYLOAD_BYTES, Origin, dead_letter, encode
-from worker.letters import records
 
 ESCAPES = "\x1b[2J\x9b31m\r\x07\u202emoc\N{LINE SEPARATOR}\x7f"
 HARMFUL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028]")
@@ -290,7 +290,7 @@ def test_without_the_topic_of_replays_letters_can_be_seen_but_not_replayed(
 def test_an_absent_broker_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(records, "CONNECT_S", 0.5)
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
     monkeypatch.setenv("DRIFTDETECTOR_KAFKA__BROKERS", "127.0.0.1:1")
     assert run(["dead-letters", "list"]) == 69
     out, err = capsys.readouterr()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +18,18 @@ from worker.cli.context import Context, context_of
 from worker.cli.replay import topic_of
 from worker.core.errors import ConfigError
 from worker.recording.files import recorded_topics
+from worker.replay.engine import Spark
 from worker.settings import setting_keys
 
 if TYPE_CHECKING:
     from worker.replay.sides import Report, Side
+
+
+class Where(StrEnum):
+    """What applies a recording."""
+
+    LOCAL = "local"
+    SPARK = "spark"
 
 
 FAILED = 1
@@ -35,7 +44,11 @@ def register(app: typer.Typer) -> None:
 def backtest_command(
     context: typer.Context,
     data: Annotated[
-        Path, typer.Option(help="CSV or Parquet file, a folder of them, or a recording.")
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="CSV or Parquet file, a folder of them, or a recording; of Spark also an address.",
+        ),
     ],
     model: Annotated[str, typer.Option(help="Bundle: name, name/version, or its folder.")],
     out: Annotated[Path, typer.Option(help="Folder for scores, episodes, health and summary.")],
@@ -53,6 +66,15 @@ def backtest_command(
     ] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Of a recording: processes. Default: all cores.")
+    ] = None,
+    engine: Annotated[
+        Where, typer.Option(help="Of a recording: this machine, or a Spark cluster.")
+    ] = Where.LOCAL,
+    master: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Of Spark, such as yarn. Default: as Spark's own settings say."
+        ),
     ] = None,
     truth: Annotated[
         Path | None, typer.Option(help="Known faults, or labels of rows: CSV or Parquet.")
@@ -88,11 +110,20 @@ def backtest_command(
 
     A recording goes through the worker's own step, record by record. Settings are a worker's.
     """
-    topics = recorded_topics(data)
+    path, remote = Path(data), engine is Where.SPARK and "://" in data
+    if remote and topic is None:
+        raise ConfigError("--topic: an address is not looked into, so name the recorded topic.")
+    topics = [topic] if remote else recorded_topics(path)
     if topics and warm_up is not None:
         raise ConfigError("--warm-up: a recording begins with fresh state; leave it out.")
     if not topics and (topic is not None or messages):
         raise ConfigError(f"--data: {data} is no recording, so it has no topic and no messages.")
+    if engine is Where.SPARK and not topics:
+        raise ConfigError("--engine: Spark reads recordings; make one with driftdetector import.")
+    if engine is Where.SPARK and messages:
+        raise ConfigError("--messages: Spark keeps no messages; use --engine local.")
+    if engine is Where.LOCAL and master is not None:
+        raise ConfigError("--master: is for --engine spark; leave it out.")
     if truth is not None and truth_column is not None:
         raise ConfigError("--truth-column: the truth is --truth already; leave one of them out.")
     shared = context_of(context)
@@ -107,7 +138,14 @@ def backtest_command(
         this = Side(model, shared.settings())
         row = None if sweep is None else parse_sweep(sweep, setting_keys())
         trial = Trial(
-            Data(data, topic_of(data, topic) if topics else None, warm_up, jobs or _cores()),
+            Data(
+                path,
+                topic if remote or not topics else topic_of(path, topic),
+                warm_up,
+                Spark(master, data if remote else None)
+                if engine is Where.SPARK
+                else jobs or _cores(),
+            ),
             this,
             out,
             messages=messages,
@@ -119,13 +157,16 @@ def backtest_command(
             conditions=[parse_condition(text) for text in fail_if or []],
         )
         summary = run_trial(trial, lambda step: _reporter(progress, step))
-        progress.add_task("writing the report", total=None)
-        report = write_report(trial)
+        report = None
+        if not remote:
+            progress.add_task("writing the report", total=None)
+            report = write_report(trial)
     for note in summary["notes"]:
         errors.print(f"note: {note}", highlight=False, markup=False)
     for table in view.tables(summary):
         console.print(table)
-    console.print(str(report), soft_wrap=True, highlight=False, markup=False)
+    if report is not None:
+        console.print(str(report), soft_wrap=True, highlight=False, markup=False)
     console.print(str(out), soft_wrap=True, highlight=False, markup=False)
     if fail_if and not summary["gate"]["passed"]:
         raise typer.Exit(FAILED)
@@ -157,7 +198,9 @@ def _extras() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = "record,train" if error.name == "pyarrow" else "train"
+        extra = {"pyarrow": "record,train", "pyspark": "record,train,spark"}.get(
+            error.name or "", "train"
+        )
         raise ConfigError(
             f"a backtest needs the package {error.name}; install driftdetector[{extra}]."
         ) from error

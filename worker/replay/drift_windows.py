@@ -67,9 +67,10 @@ class _Part(NamedTuple):
     size: int
 
 
-class _Whole(NamedTuple):
-    """All rows of a pane, a partition and a group; these sort by time, partition, group."""
+class _Stretch(NamedTuple):
+    """Rows of a pane, a partition and a group; these sort by time, partition, group."""
 
+    start_us: int
     end_us: int
     partition: int
     group: str
@@ -90,19 +91,14 @@ class Kept:
         """When the last pane ends."""
         return max((p.start_us + self.pane_us for p in self.parts), default=0) // 1000
 
-    def read(self) -> Iterator[_Whole]:
-        """A partial for each pane and group."""
+    def read(self) -> Iterator[_Stretch]:
+        """The partials, in their order."""
         with self.path.open("rb") as file:
-            for (start_us, group), own in groupby(sorted(self.parts), key=lambda p: p[:2]):
-                contents = []
-                for part in own:
-                    file.seek(part.at)
-                    contents.append(file.read(part.size))
-                end_us = start_us + self.pane_us
-                if len(contents) > 1:
-                    partials = [Partial.from_bytes(content) for content in contents]
-                    contents = [merge(partials, start_us, end_us).to_bytes()]
-                yield _Whole(end_us, self.partition, group, contents[0])
+            for part in sorted(self.parts):
+                file.seek(part.at)
+                content = file.read(part.size)
+                pane = (part.start_us, part.start_us + self.pane_us)
+                yield _Stretch(*pane, self.partition, part.group, content)
 
 
 class Keeper:
@@ -184,18 +180,23 @@ def judge_drift(
     A window that a worker's agent would still wait for at the end is not judged.
 
     Args:
+        kept: any number for each partition, in any order.
         on_progress: called with the share of all partials that is done.
     """
     monitors = Monitors(
-        bundle.require_reference(), monitor_settings(settings, len(kept)), bundle.model_version
+        bundle.require_reference(),
+        monitor_settings(settings, len({one.partition for one in kept})),
+        bundle.model_version,
     )
     drifting, state = Drifting(monitors, bundle.spec.max_future_us), DriftState()
     latest: dict[str, dict[str, Any]] = {}
     windows: list[WindowReport] = []
     records: list[Record] = []
     total = max(sum(len(one.parts) for one in kept), 1)
-    for done, whole in enumerate(heapq.merge(*(one.read() for one in kept))):
-        found = drifting.step(state, _chunk(done, whole))
+    stretches = heapq.merge(*(one.read() for one in kept))
+    panes = groupby(stretches, key=lambda stretch: stretch[:4])
+    for done, (_, own) in enumerate(panes):
+        found = drifting.step(state, _chunk(done, _whole(list(own))))
         windows += found.windows
         records += found.records
         for record in found.records:
@@ -211,7 +212,16 @@ def judge_drift(
     )
 
 
-def _chunk(offset: int, whole: _Whole) -> Chunk:
+def _whole(parts: list[_Stretch]) -> _Stretch:
+    """All rows of a pane, a partition and a group: an agent takes them once."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    partials = [Partial.from_bytes(part.partial) for part in parts]
+    return first._replace(partial=merge(partials, first.start_us, first.end_us).to_bytes())
+
+
+def _chunk(offset: int, whole: _Stretch) -> Chunk:
     """A partial as it would have come, at the end of its pane."""
     return Chunk(
         topic=TOPIC,

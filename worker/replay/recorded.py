@@ -28,6 +28,7 @@ from worker.recording.files import Segment, segments_of
 from worker.recording.parquet import read_batches
 from worker.replay.backtest import DAY_US, decision_of, differences, text_of
 from worker.replay.drift_windows import Drifts, judge_drift
+from worker.replay.engine import Engine, Spark
 from worker.replay.partition import READ, Applied, PartitionRun, Source
 from worker.replay.published import Published
 from worker.replay.tables import Told
@@ -178,12 +179,13 @@ class Result:
 def backtest_recording(
     source: Source,
     scores: Path,
-    processes: int,
+    engine: Engine,
     on_progress: Callable[[int, int], None] = lambda done, size: None,
 ) -> Result:
     """Apply a recording and write its scores; see :func:`apply_recording`.
 
     Args:
+        engine: what applies it.
         scores: file for the scores, in the order of partitions and offsets.
 
     Raises:
@@ -193,7 +195,12 @@ def backtest_recording(
     begun_s = time.perf_counter()
     bundle = _open(source)
     with tempfile.TemporaryDirectory(dir=scores.parent, prefix=".scores-") as folder:
-        parts = apply_recording(bundle, source, Path(folder), processes, on_progress)
+        if isinstance(engine, Spark):
+            from worker.replay.spark import apply_on_spark  # an extra of its own
+
+            parts = apply_on_spark(bundle, source, engine, Path(folder), on_progress)
+        else:
+            parts = apply_recording(bundle, source, Path(folder), engine, on_progress)
         drift = _drift_of(bundle, source, parts)
         seconds = time.perf_counter() - begun_s
         together = pl.scan_parquet([part.path for part in parts])

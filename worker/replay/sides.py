@@ -20,6 +20,7 @@ from worker.assets import asset_dir
 from worker.core.errors import ConfigError
 from worker.models.bundle import Bundle, load_bundle
 from worker.replay.backtest import Backtest, backtest
+from worker.replay.engine import Engine
 from worker.replay.remembering import RememberingModel
 from worker.settings import Settings
 from worker.training.readings import Recording, files_of, load_columns, read_recording
@@ -48,13 +49,13 @@ class Data:
         path: a table, a folder of tables, or a recording.
         topic: of a recording; None: it is none.
         warm_up: of tables: readings from before.
-        jobs: of a recording: processes.
+        engine: of a recording: what applies it.
     """
 
     path: Path
     topic: str | None = None
     warm_up: Path | None = None
-    jobs: int = 1
+    engine: Engine = 1
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class Sides:
         if messages is not None and messages.exists():
             raise ConfigError(f"--out: {messages} is there already; give another folder.")
         source = Source(self._data.path, topic, side.model, side.settings, messages, watches_drift)
-        return backtest_recording(source, out / SCORES, self._data.jobs, report)
+        return backtest_recording(source, out / SCORES, self._data.engine, report)
 
 
 class _Table(NamedTuple):
