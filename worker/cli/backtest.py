@@ -15,9 +15,8 @@ from rich.progress import Progress
 
 from worker.cli import backtest_view as view
 from worker.cli.context import Context, context_of
-from worker.cli.replay import topic_of
 from worker.core.errors import ConfigError
-from worker.recording.files import recorded_topics
+from worker.recording.files import recorded_topics, topic_of
 from worker.replay.engine import Spark
 from worker.settings import setting_keys
 

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from worker.cli.context import context_of
 from worker.cli.progress import progress_bar
-from worker.cli.replay import topic_of
 from worker.core.errors import ConfigError
+from worker.recording.files import topic_of
 
 if TYPE_CHECKING:
     from worker.replay.moment import Moment

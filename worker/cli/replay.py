@@ -16,7 +16,7 @@ import typer
 from worker.cli.context import context_of
 from worker.cli.signals import stop_flag
 from worker.core.errors import ConfigError
-from worker.recording.files import recorded_topics
+from worker.recording.files import topic_of
 
 if TYPE_CHECKING:
     from worker.recording.pace import Gate
@@ -90,24 +90,6 @@ def replay_command(
     typer.echo(f"{sent:,} records published to {to}")
     if stop.is_set() and loops:
         raise typer.Exit(EXIT_INTERRUPTED)
-
-
-def topic_of(root: Path, wanted: str | None) -> str:
-    """The recorded topic that is meant.
-
-    Raises:
-        ConfigError: it is not there, or there are several.
-    """
-    found = recorded_topics(root)
-    if not found:
-        raise ConfigError(
-            f"{root} is no recording; give the folder that driftdetector record wrote."
-        )
-    if wanted is None and len(found) > 1:
-        raise ConfigError(f"--topic: {root} has {', '.join(found)}; say which.")
-    if wanted is not None and wanted not in found:
-        raise ConfigError(f"--topic: {root} has no {wanted!r}, but {', '.join(found)}.")
-    return wanted or found[0]
 
 
 @contextmanager

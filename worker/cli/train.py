@@ -15,10 +15,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from worker.cli.channels import read_spec
-from worker.cli.replay import topic_of
 from worker.core.channels import ChannelSpec
 from worker.core.errors import ConfigError
-from worker.recording.files import recorded_topics
+from worker.recording.files import recorded_topics, topic_of
 
 if TYPE_CHECKING:
     from worker.training.readings import MachineReadings

@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from worker.core.errors import RecordingError
+from worker.core.errors import ConfigError, RecordingError
 
 LOCK = ".recording.lock"
 UNFINISHED = ".unfinished"
@@ -51,6 +51,24 @@ def recorded_topics(root: Path) -> list[str]:
         return []
     found = (_FOLDER.fullmatch(entry.name) for entry in root.iterdir() if entry.is_dir())
     return sorted(match["topic"] for match in found if match)
+
+
+def topic_of(root: Path, wanted: str | None) -> str:
+    """The recorded topic that is meant.
+
+    Raises:
+        ConfigError: it is not there, or there are several.
+    """
+    found = recorded_topics(root)
+    if not found:
+        raise ConfigError(
+            f"{root} is no recording; give the folder that driftdetector record wrote."
+        )
+    if wanted is None and len(found) > 1:
+        raise ConfigError(f"--topic: {root} has {', '.join(found)}; say which.")
+    if wanted is not None and wanted not in found:
+        raise ConfigError(f"--topic: {root} has no {wanted!r}, but {', '.join(found)}.")
+    return wanted or found[0]
 
 
 def segments_of(root: Path, topic: str) -> list[Segment]:
