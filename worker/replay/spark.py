@@ -116,6 +116,8 @@ def apply_on_spark(
                 before.unpersist()
             before = result
             on_progress(number + 1, len(days))
+        if before is not None:
+            before.unpersist()
     return sorted(found, key=lambda one: one.path.name)
 
 
