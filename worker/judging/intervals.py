@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -25,6 +25,8 @@ def share(count: int, total: int) -> Interval:
     """``count`` of ``total``; null of none."""
     if not total:
         return Interval(value=None, low=None, high=None)
+    from scipy import stats  # takes as long to import as a small backtest
+
     found = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(value=count / total, low=float(found.low), high=float(found.high))
 
@@ -34,6 +36,6 @@ def rate(count: int, exposure: float) -> Interval:
     if not exposure > 0.0:
         return Interval(value=None, low=None, high=None)
     tail = (1.0 - CONFIDENCE) / 2.0
-    low = stats.chi2.ppf(tail, 2 * count) / 2.0 if count else 0.0
-    high = stats.chi2.ppf(1.0 - tail, 2 * (count + 1)) / 2.0
+    low = special.chdtri(2 * count, 1.0 - tail) / 2.0 if count else 0.0
+    high = special.chdtri(2 * (count + 1), tail) / 2.0
     return Interval(value=count / exposure, low=float(low / exposure), high=float(high / exposure))

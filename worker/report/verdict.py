@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from scipy.stats import binomtest
-
 from worker.judging import intervals
 
 ALPHA = 0.05
@@ -198,6 +196,8 @@ def _of_two(summary: Summary, other: Summary) -> Verdict:
 
 
 def _judged(summary: Summary, other: Summary, told: str) -> Verdict:
+    from scipy.stats import binomtest  # takes as long to import as a small backtest
+
     this, that = names_of(summary, other)
     mine, theirs = summary["truth"], other["truth"]
     pairs = summary["against"]["true_episodes"]
