@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,10 +53,11 @@ class Observed:
     def status(self) -> int | None:
         return self.worker.process.poll()
 
-    def look(self) -> None:
-        answer = self.worker.get("/health")
-        if answer:
-            self.answers.append(json.loads(answer))
+    def watch(self, done: threading.Event) -> None:
+        while self.status is None and not done.wait(0.1):
+            answer = self.worker.get("/health")
+            if answer:
+                self.answers.append(json.loads(answer))
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +88,19 @@ def observed(
         stopped.worker.process.terminate()
         terminated_s = time.monotonic()
         deadline_s = time.monotonic() + WAIT_S
+        done = threading.Event()
+        # Each by a thread of its own: one that answers slowly would hide what others say.
+        pool = stack.enter_context(ThreadPoolExecutor(len(workers)))
+        stack.callback(done.set)
+        for part, seen in workers.items():
+            if part not in ("event-loop", "interpreter"):  # they would not answer
+                pool.submit(seen.watch, done)
         while any(seen.status is None for part, seen in workers.items() if part != "nothing"):
             assert time.monotonic() < deadline_s, {p: seen.status for p, seen in workers.items()}
             if stopped.status is None:
                 stopped.stop_s = time.monotonic() - terminated_s
-            for part, seen in workers.items():
-                if part not in ("event-loop", "interpreter"):  # they would not answer
-                    seen.look()
+            time.sleep(0.05)
+        done.set()
         yield workers
 
 
