@@ -37,6 +37,10 @@ CHUNK_ROWS = 10_000
 POLL_S = 0.2
 _progress: Any = None
 """Records done by each partition, in memory that processes share."""
+_REFUSED = (
+    "announcements of too much maintenance were refused: of a machine that fell silent at exactly "
+    "such an event Spark tells at once, a worker only at the next event"
+)
 _bundle: Bundle
 """Of a process that applies partitions, opened once."""
 
@@ -223,7 +227,10 @@ def backtest_recording(
         "model": bundle.model_version,
         "data": f"{source.root.name}, topic {source.topic}",
         "warm_up": None,
-        "notes": differences(bundle, machines["machine_id"], interval_us),
+        "notes": [
+            *differences(bundle, machines["machine_id"], interval_us),
+            *([_REFUSED] if isinstance(engine, Spark) and dead["too-many-windows"] else []),
+        ],
         "rows": records,
         "scored": scored,
         "not_scored": records - scored,
