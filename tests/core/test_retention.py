@@ -127,23 +127,6 @@ def compacted(log: Sequence[Row], data: st.DataObject) -> list[Row]:
     ]
 
 
-@settings(max_examples=100, deadline=None)
-@given(lives(), st.integers(1, 30))
-def test_a_tick_does_what_an_event_of_another_machine_does(
-    arrived: list[Event], minutes: int
-) -> None:
-    limits, pipeline = StateLimits(LIMITS.retention_us), make_pipeline(SPEC)
-    own = chunk_of([raw(SPEC, e) for e in arrived])
-    alone, shared = PartitionState(SPEC, limits=limits), PartitionState(SPEC, limits=limits)
-    assert run(pipeline, alone, [own]) == run(pipeline, shared, [own])
-    clock_us = max(shared.clock_us, AT_US) + minutes * MINUTE_US
-    other = chunk_of([raw(SPEC, Event("other", clock_us, [1.0]))], len(own))
-    expected = [r for r in pipeline.step(shared, other).records if r.key != b"other"]
-    assert pipeline.tick(alone, clock_us).records == expected
-    rows = [row for row in shared.snapshot() if not row[0].startswith(b"other|")]
-    assert alone.snapshot() == rows
-
-
 def test_a_silent_machine_leaves_the_changelog_and_its_place_is_used_again() -> None:
     state = PartitionState(SPEC, limits=LIMITS)
     fill(state, [event("old", 0), event("old", 1), event("other", 5)])

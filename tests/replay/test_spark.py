@@ -25,9 +25,7 @@ pyspark_sql = pytest.importorskip("pyspark.sql")
 
 TOPIC, PARTITIONS = "events", 3
 LOCAL = Spark("local[2]")
-SETTINGS = Settings.model_validate(
-    {"drift": {"windows_min": [360]}, "worker": {"machine_retention_h": 30}}
-)
+SETTINGS = Settings.model_validate({"drift": {"windows_min": [360]}})
 Sent = tuple[bytes, bytes, int]
 
 
@@ -38,7 +36,6 @@ def session() -> Iterator[None]:
         pyspark_sql.SparkSession.builder.master(LOCAL.master)
         .config("spark.pyspark.python", sys.executable)
         .config("spark.ui.enabled", "false")
-        .config("spark.sql.shuffle.partitions", "4")
         .getOrCreate()
     )
     yield
@@ -76,19 +73,17 @@ def sent_of(frame: pl.DataFrame) -> list[Sent]:
 
 @pytest.fixture(scope="module")
 def recording(pumps: Pumps, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three days of the pumps: a fault, a stuck sensor, a silent one, garbage, late events."""
+    """Four days of the pumps: a fault, a stuck sensor, a silent one, garbage, late events."""
     root = tmp_path_factory.mktemp("recording")
-    first, second, _, fourth = sorted(set(pumps.frame["machine_id"]))
-    # By the clock of its partition one is silent.
-    assert partition_of(second.encode(), PARTITIONS) == partition_of(fourth.encode(), PARTITIONS)
+    first, second, third, *_ = sorted(set(pumps.frame["machine_id"]))
     start = pumps.frame["timestamp"].min()
     assert start is not None
     then = pl.col("timestamp") - start  # type: ignore[operator]
     machine = pl.col("machine_id")
-    faulty = (machine == first) & (then > timedelta(days=1, hours=20))
+    faulty = (machine == first) & (then > timedelta(days=2, hours=20))
     stuck = (machine == second) & (then > timedelta(hours=20)) & (then < timedelta(hours=40))
-    silent = (machine == fourth) & (then > timedelta(hours=20)) & (then < timedelta(hours=60))
-    frame = pumps.frame.filter(~silent & (then < timedelta(days=3))).with_columns(
+    silent = (machine == third) & (then > timedelta(hours=20)) & (then < timedelta(hours=60))
+    frame = pumps.frame.filter(~silent).with_columns(
         pl.when(faulty).then(pl.col("flow") + 60.0).otherwise(pl.col("flow")).alias("flow"),
         pl.when(stuck).then(pl.lit(4.0)).otherwise(pl.col("pressure")).alias("pressure"),
     )
@@ -100,24 +95,13 @@ def recording(pumps: Pumps, tmp_path_factory: pytest.TempPathFactory) -> Path:
             sent.insert(40, (b"x", b"\xffgarbage", sent[40][2]))
             sent.append((*sent[0][:2], sent[-1][2]))
             keep(root, partition, sent)
-    assert len({path.parent for path in root.glob("*/*/*.parquet")}) >= 3
+    assert len({path.parent for path in root.glob("*/*/*.parquet")}) >= 4
     return root
 
 
-@pytest.fixture(scope="module")
-def day(pumps: Pumps, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One day of a pump."""
-    root = tmp_path_factory.mktemp("day")
-    one = pumps.frame.filter(pl.col("machine_id") == pumps.frame["machine_id"][0])
-    keep(root, 0, sent_of(one.head(20)))
-    return root
-
-
-def applied(
-    pumps: Pumps, root: Path, out: Path, engine: int | Spark, settings: Settings = SETTINGS
-) -> Result:
+def applied(pumps: Pumps, root: Path, out: Path, engine: int | Spark) -> Result:
     out.mkdir()
-    source = Source(root, TOPIC, str(pumps.path), settings)
+    source = Source(root, TOPIC, str(pumps.path), SETTINGS)
     return backtest_recording(source, out / "scores.parquet", engine)
 
 
@@ -142,10 +126,7 @@ def assert_same(pumps: Pumps, root: Path, folder: Path) -> Result:
 def test_spark_says_what_is_said_here(pumps: Pumps, recording: Path, tmp_path: Path) -> None:
     found = assert_same(pumps, recording, tmp_path)
     assert len(found.episodes)
-    silent = found.health.filter(pl.col("kind") == "silent")
-    # It was forgotten before it was heard again, after 60 hours.
-    lasted = silent["closed_at"] - silent["opened_at"]
-    assert timedelta(hours=20) < lasted.to_list()[0] < timedelta(hours=36)
+    assert "silent" in found.health["kind"].to_list()
     assert found.summary["late"] >= 1
     assert found.summary["dead_letters"]
 
@@ -176,32 +157,24 @@ def test_days_that_are_not_in_the_order_of_offsets_are_refused(
         applied(pumps, tmp_path / "recording", tmp_path / "out", LOCAL)
 
 
-def test_a_partition_of_more_machines_than_a_worker_takes_is_refused(
-    pumps: Pumps, recording: Path, tmp_path: Path
-) -> None:
-    settings = Settings.model_validate({"worker": {"max_machines": 1}})
-    with pytest.raises(ConfigError, match=r"machines on a day, more than worker\.max_machines"):
-        applied(pumps, recording, tmp_path / "out", LOCAL, settings)
-
-
 def test_data_that_spark_does_not_find_give_a_sentence(pumps: Pumps, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Spark finds no recording in .*topic=events"):
         applied(pumps, tmp_path / "nothing", tmp_path / "out", LOCAL)
 
 
 def test_the_command_runs_it_on_spark(
-    pumps: Pumps, day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pumps: Pumps, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = f"backtest --data {day} --model {pumps.path} --out {tmp_path / 'out'}"
+    command = f"backtest --data {recording} --model {pumps.path} --out {tmp_path / 'out'}"
     assert run(f"{command} --engine spark --master local[2]".split()) == 0
     assert (tmp_path / "out" / "report.html").exists()
     assert "machine-days" in capsys.readouterr().out
 
 
 def test_an_address_goes_to_spark_as_it_is(
-    pumps: Pumps, day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pumps: Pumps, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = f"backtest --data file://{day} --model {pumps.path} --out {tmp_path / 'out'}"
+    command = f"backtest --data file://{recording} --model {pumps.path} --out {tmp_path / 'out'}"
     assert run(f"{command} --engine spark --master local[2]".split()) == 78
     assert "error: --topic: an address is not looked into" in capsys.readouterr().err
     assert run(f"{command} --engine spark --master local[2] --topic {TOPIC}".split()) == 0

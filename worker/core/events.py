@@ -48,8 +48,6 @@ class Chunk:
     Attributes:
         offsets, timestamps_ms: (n,) Kafka offsets, ascending, and Kafka timestamps.
         keys, values: n raw keys and values; None where Kafka has none.
-        clocks_us: (n,) the partition's clock when each record is applied, where the chunk has
-            only some machines' records of it; None: it has all. See ``Pipeline.tick``.
     """
 
     topic: str
@@ -58,7 +56,6 @@ class Chunk:
     timestamps_ms: NDArray[np.int64]
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
-    clocks_us: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -66,18 +63,15 @@ class Chunk:
     def since(self, offset: int) -> Chunk:
         """The records at or after ``offset``."""
         start = int(np.searchsorted(self.offsets, offset))
-        return self if start == 0 else self.part(start, len(self))
-
-    def part(self, start: int, end: int) -> Chunk:
-        """The records at positions ``start`` to ``end`` (exclusive)."""
+        if start == 0:
+            return self
         return Chunk(
             self.topic,
             self.partition,
-            self.offsets[start:end],
-            self.timestamps_ms[start:end],
-            self.keys[start:end],
-            self.values[start:end],
-            None if self.clocks_us is None else self.clocks_us[start:end],
+            self.offsets[start:],
+            self.timestamps_ms[start:],
+            self.keys[start:],
+            self.values[start:],
         )
 
 

@@ -10,7 +10,7 @@ silent by the partition's clock, each score independent of the other rows of its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,6 @@ class _Work:
 
     Attributes:
         machines: (n,) array position of each reading's machine.
-        clocks_us: (n,) the partition's clock at each reading; None: the readings make it.
         found: messages, each with the row of the record that caused it.
         tells_anomalies: whether there is a message for each anomalous reading.
     """
@@ -43,7 +42,6 @@ class _Work:
     chunk: Chunk
     readings: Readings
     machines: NDArray[np.int64]
-    clocks_us: NDArray[np.int64] | None
     outputs: Outputs
     found: list[tuple[int, Record]]
     tells_anomalies: bool
@@ -124,33 +122,10 @@ class Pipeline:
             found.append((row, outgoing.dead_letter(chunk, row, reason, detail)))
         if len(readings.rows):
             machines = state.indices(readings.machine_ids)
-            clocks_us = None if chunk.clocks_us is None else chunk.clocks_us[readings.rows]
-            work = _Work(
-                state, chunk, readings, machines, clocks_us, outputs, found, tells_anomalies
-            )
+            work = _Work(state, chunk, readings, machines, outputs, found, tells_anomalies)
             self._apply(work)
         outputs.records = [record for _, record in sorted(found, key=lambda item: item[0])]
         state.next_offset = int(chunk.offsets[-1]) + 1
-        return outputs
-
-    def tick(self, state: PartitionState, clock_us: int) -> Outputs:
-        """Let the partition's clock move on by a record of a machine that the state does not have.
-
-        For whoever divides a partition by machines. Their chunks say the clock at each record
-        (:attr:`Chunk.clocks_us`), by which machines are found silent. What is forgotten is told
-        with the clock at that moment: so where :attr:`PartitionState.due_us` is reached, the
-        clock before and the clock at that record have to be told by ticks, ahead of any later
-        record. Then all is as if the partition were whole.
-        """
-        outputs = Outputs()
-        nothing = Chunk("", 0, np.zeros(1, np.int64), np.zeros(1, np.int64), [None], [None])
-        readings = replace(self.decoder.decode(nothing)[0], rows=np.zeros(1, np.int64))
-        work = _Work(state, nothing, readings, np.empty(0, np.int64), None, outputs, [], False)
-        if clock_us >= state.due_us:
-            self._forget(work, clock_us, 0)
-        state.advance(clock_us)
-        self._tell_health(work, np.array([0]), self.health.tick(state.table, clock_us))
-        outputs.records = [record for _, record in work.found]
         return outputs
 
     def _apply(self, work: _Work) -> None:
@@ -161,7 +136,6 @@ class Pipeline:
             readings.times_us,
             watermarks_us,
             lambda clock_us, i: self._forget(work, clock_us, i),
-            work.clocks_us,
         ):
             if len(stretch.accepted):
                 self._follow(work, stretch)
@@ -188,8 +162,7 @@ class Pipeline:
         self._begin(state, machines)
         found = self._maintain(work, at, machines, part)
         maintained, relearn = found.maintained, found.relearn
-        moves_us = part.times_us if work.clocks_us is None else work.clocks_us[at]
-        clocks_us = np.maximum.accumulate(np.maximum(moves_us, stretch.clock_us))
+        clocks_us = np.maximum.accumulate(np.maximum(part.times_us, stretch.clock_us))
         previous_us = stretch.previous_us
         if found.refused:
             kept = np.delete(np.arange(len(at)), found.refused)

@@ -102,16 +102,6 @@ class PartitionState:
         """The newest event time that was accepted; -1 without any."""
         return int(self._totals[windows.CLOCK])
 
-    @property
-    def due_us(self) -> int:
-        """The time of the clock from which on a machine is to be forgotten: a pane's start."""
-        self._set_due()
-        return int(self._totals[windows.DUE])
-
-    def advance(self, clock_us: int) -> None:
-        """Let the clock move on without an event, up to where nothing is due."""
-        self._totals[windows.CLOCK] = max(self.clock_us, clock_us)
-
     def indices(self, machine_ids: Sequence[bytes]) -> NDArray[np.int64]:
         """Array positions (n,) of machines, making room for those never seen."""
         try:
@@ -128,7 +118,6 @@ class PartitionState:
         times_us: NDArray[np.int64],
         watermarks_us: NDArray[np.int64],
         when_due: Callable[[int, int], None],
-        clocks_us: NDArray[np.int64] | None = None,
     ) -> Iterator[Stretch]:
         """Judge events and hand them over in stretches during which nothing is due.
 
@@ -142,20 +131,17 @@ class PartitionState:
                 REFUSED for an event of a machine beyond the limit.
             when_due: called with the clock at which machines are to be forgotten, and the
                 position of the event that moves it there; calls :meth:`forget_silent`.
-            clocks_us: see :attr:`worker.core.events.Chunk.clocks_us`, of each event.
 
         Yields:
             Consecutive parts of the events.
         """
         previous_us = np.empty(len(machines), np.int64)
-        clocks_us = times_us if clocks_us is None else clocks_us
         start = 0
         while start < len(machines):
             clock_us = self.clock_us
             end = windows.accept(
                 machines,
                 times_us,
-                clocks_us,
                 start,
                 self.spec.grace_us,
                 self.limits.retention_us,
@@ -171,7 +157,7 @@ class PartitionState:
                 self._machine_dirty[machines[accepted]] = True
                 yield Stretch(accepted, clock_us, previous_us[accepted])
             if end < len(machines):
-                when_due(max(int(clocks_us[end]), self.clock_us), end)
+                when_due(max(int(times_us[end]), self.clock_us), end)
             start = end
         refused = watermarks_us == windows.REFUSED
         if refused.any():

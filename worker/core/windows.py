@@ -90,14 +90,13 @@ def _merge(into, counts, moments, extremes):  # type: ignore[no-untyped-def]
 
 
 @njit(
-    "i8(i8[::1], i8[::1], i8[::1], i8, i8, i8, i8, i8[::1], i8[::1], i8[::1], i8[::1], i8[::1])",
+    "i8(i8[::1], i8[::1], i8, i8, i8, i8, i8[::1], i8[::1], i8[::1], i8[::1], i8[::1])",
     cache=True,
     nogil=True,
 )
 def accept(  # type: ignore[no-untyped-def]
     machines,
     times_us,
-    clocks_us,
     start,
     grace_us,
     patience_us,
@@ -116,8 +115,6 @@ def accept(  # type: ignore[no-untyped-def]
     Args:
         machines: (n,) machine index of each event.
         times_us: (n,) event time, >= 0.
-        clocks_us: (n,) to where each event moves the clock: its own time, if all events of the
-            partition are here.
         start: first event to judge.
         grace_us: see ``ChannelSpec``.
         patience_us: nothing is due for a machine earlier than this after it was heard.
@@ -139,7 +136,7 @@ def accept(  # type: ignore[no-untyped-def]
         if newest_us[m] != EMPTY and t < newest_us[m] - grace_us:
             watermarks_us[i] = newest_us[m] - grace_us
             continue
-        clock_us = max(totals[CLOCK], clocks_us[i])
+        clock_us = max(totals[CLOCK], t)
         if clock_us >= totals[DUE]:
             return i
         if newest_us[m] == EMPTY:

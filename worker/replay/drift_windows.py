@@ -101,35 +101,6 @@ class Kept:
                 yield _Stretch(*pane, self.partition, part.group, content)
 
 
-def pane_us_of(settings: DriftSettings) -> int:
-    """How long the panes of kept partials are: a sum of panes is the same however long they are."""
-    return math.gcd(*settings.windows_min) * US_PER_MIN
-
-
-class KeptFile:
-    """Writes a partition's partials, in any order.
-
-    Args:
-        path: file for the partials, made anew.
-    """
-
-    def __init__(self, settings: DriftSettings, partition: int, path: Path) -> None:
-        self._partition, self._path = partition, path
-        self._pane_us = pane_us_of(settings)
-        self._file = path.open("wb")
-        self._parts: list[_Part] = []
-
-    def write(self, start_us: int, group: str, content: bytes) -> None:
-        """Keep the partial of a pane and a group."""
-        self._parts.append(_Part(start_us, group, self._file.tell(), len(content)))
-        self._file.write(content)
-
-    def finish(self) -> Kept:
-        """The file is complete."""
-        self._file.close()
-        return Kept(self._partition, self._pane_us, self._path, self._parts)
-
-
 class Keeper:
     """Gathers what was scored of one partition, and keeps it.
 
@@ -140,9 +111,12 @@ class Keeper:
     def __init__(self, bundle: Bundle, settings: DriftSettings, partition: int, path: Path) -> None:
         self._spec = bundle.spec
         self._layout = bundle.require_reference().layout
-        self._pane_us = pane_us_of(settings)
+        # A sum of panes is the same however long they are.
+        self._pane_us = math.gcd(*settings.windows_min) * US_PER_MIN
         self._collector = Collector(self._layout, partition, self._pane_us)
-        self._file = KeptFile(settings, partition, path)
+        self._partition, self._path = partition, path
+        self._file = path.open("wb")
+        self._parts: list[_Part] = []
         self._newest_us = 0
 
     def take(self, outputs: Outputs) -> None:
@@ -157,11 +131,15 @@ class Keeper:
     def finish(self) -> Kept:
         """Write what is left."""
         self._write(None)
-        return self._file.finish()
+        self._file.close()
+        return Kept(self._partition, self._pane_us, self._path, self._parts)
 
     def _write(self, before_us: int | None) -> None:
         for partial in self._collector.take(0, before_us):
-            self._file.write(partial.start_us, partial.group, partial.to_bytes())
+            content = partial.to_bytes()
+            place = (self._file.tell(), len(content))
+            self._parts.append(_Part(partial.start_us, partial.group, *place))
+            self._file.write(content)
 
 
 @dataclass(frozen=True)

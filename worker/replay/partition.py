@@ -70,23 +70,6 @@ class Applied:
     told: Told = field(default_factory=Told)
     kept: Kept | None = None
 
-    def count(self, outputs: Outputs) -> None:
-        """Add what one chunk gave to the counts."""
-        self.records += outputs.events
-        self.scored += outputs.scored
-        self.late += outputs.late
-        self.anomalies += outputs.anomalies
-        self.dead.update(outputs.dead)
-
-    def join(self, other: Applied) -> None:
-        """Add what came of other machines of the partition."""
-        self.records += other.records
-        self.scored += other.scored
-        self.late += other.late
-        self.anomalies += other.anomalies
-        self.dead.update(other.dead)
-        self.told.join(other.told)
-
 
 class _Origin(msgspec.Struct):
     offset: int
@@ -150,13 +133,17 @@ class PartitionRun:
         chunk = chunk_of(self._topic, self._partition, batch)
         applied, published = self._applied, self._published
         outputs = self._pipeline.step(self.state, chunk, tells_anomalies=published is not None)
-        table = scores_of(self._pipeline.spec, chunk, outputs, applied.told)
+        table = _scores(self._pipeline.spec, chunk, outputs, applied.told)
         self._file.write_table(table.to_arrow())
         if self._keeper is not None:
             self._keeper.take(outputs)
         if published is not None:
             published.take(outputs.records, int(chunk.timestamps_ms[-1]))
-        applied.count(outputs)
+        applied.records += outputs.events
+        applied.scored += outputs.scored
+        applied.late += outputs.late
+        applied.anomalies += outputs.anomalies
+        applied.dead.update(outputs.dead)
         return int(chunk.offsets[-1]) + 1
 
     def finish(self) -> Applied:
@@ -182,7 +169,7 @@ def chunk_of(topic: str, partition: int, batch: pa.RecordBatch) -> Chunk:
     )
 
 
-def scores_of(spec: ChannelSpec, chunk: Chunk, outputs: Outputs, told: Told) -> pl.DataFrame:
+def _scores(spec: ChannelSpec, chunk: Chunk, outputs: Outputs, told: Told) -> pl.DataFrame:
     """A row for each record of the chunk; see ``SCORES``."""
     answers = Answers(spec, len(chunk), told)
     answers.take(np.arange(len(chunk)), outputs)

@@ -37,10 +37,6 @@ CHUNK_ROWS = 10_000
 POLL_S = 0.2
 _progress: Any = None
 """Records done by each partition, in memory that processes share."""
-_REFUSED = (
-    "announcements of too much maintenance were refused: of a machine that fell silent at exactly "
-    "such an event Spark tells at once, a worker only at the next event"
-)
 _bundle: Bundle
 """Of a process that applies partitions, opened once."""
 
@@ -227,10 +223,7 @@ def backtest_recording(
         "model": bundle.model_version,
         "data": f"{source.root.name}, topic {source.topic}",
         "warm_up": None,
-        "notes": [
-            *differences(bundle, machines["machine_id"], interval_us),
-            *([_REFUSED] if isinstance(engine, Spark) and dead["too-many-windows"] else []),
-        ],
+        "notes": differences(bundle, machines["machine_id"], interval_us),
         "rows": records,
         "scored": scored,
         "not_scored": records - scored,

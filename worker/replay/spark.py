@@ -1,42 +1,76 @@
 """A recording applied on a Spark cluster, by the same ``step``.
 
-A task applies one day of one machine (``machines.py``), and what is known of the machine then goes
-on to the task of the next day with its records. What the driver does: the clocks of the partitions
-from a first look at all records, and files of what comes of each day of a partition.
+A task applies one day of one partition, and what is known of its machines then goes on to the
+task of the next day with the data. Partitions are not divided further: a machine is silent, or
+forgotten, by the clock of its partition, so machines alone would not give the same answers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
+import pandas as pd
+import pyarrow as pa
 
+from worker.core.changelog import StateReader
 from worker.core.errors import ConfigError, RecordingError
-from worker.models.bundle import Bundle
-from worker.replay import spark_tasks as tasks
-from worker.replay.drift_windows import KeptFile
+from worker.core.state import PartitionState
+from worker.models.bundle import Bundle, load_bundle
+from worker.pipelines import state_limits
 from worker.replay.engine import Spark
-from worker.replay.machines import Clock, Mark, clocks_of
-from worker.replay.partition import Applied, Source, schema
-from worker.settings import KafkaSettings
+from worker.replay.partition import READ, Applied, PartitionRun, Source
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import DataFrame, SparkSession
 
+Task = Callable[[tuple[Any, ...], pd.DataFrame], pd.DataFrame]
+
+CHUNK_ROWS = 10_000
+CARRIED = -1
+"""In place of an offset: the row holds what is known from the days before."""
 TASKS_A_CORE = 4
-_DATE = re.compile(r"/date=(\d{4}-\d\d-\d\d)/[^/\n]+$", re.MULTILINE)
+_RESULT = "partition int, applied binary, scores binary, partials binary, carried binary"
+_ROWS = pa.schema(
+    [
+        pa.field("offset", pa.int64()),
+        pa.field("timestamp", pa.int64()),
+        pa.field("key", pa.binary()),
+        pa.field("value", pa.binary()),
+    ]
+)
+_opened: dict[str, Bundle] = {}
+"""Bundles that this process has opened, by the hash of their files."""
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A bundle's files, which go to where the tasks run."""
+
+    contents: dict[str, bytes]
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> _Files:
+        return cls({path.name: path.read_bytes() for path in sorted(bundle.path.iterdir())})
+
+    def open(self) -> Bundle:
+        digest = hashlib.sha256(b"".join(self.contents.values())).hexdigest()
+        if digest not in _opened:
+            with tempfile.TemporaryDirectory(prefix="driftdetector-") as folder:
+                for name, content in self.contents.items():
+                    (Path(folder) / name).write_bytes(content)
+                _opened[digest] = load_bundle(folder, Path(folder), threads=1)
+        return _opened[digest]
 
 
 def apply_on_spark(
@@ -46,7 +80,7 @@ def apply_on_spark(
     folder: Path,
     on_progress: Callable[[int, int], None] = lambda done, size: None,
 ) -> list[Applied]:
-    """Apply each machine of a recording from fresh state, day by day.
+    """Apply each partition of a recording from fresh state, day by day.
 
     Args:
         folder: where the files of the results go.
@@ -56,122 +90,104 @@ def apply_on_spark(
         What came of each day of a partition, by partition and day.
 
     Raises:
-        ConfigError: Spark cannot be started, or has no such data; or a partition has more
-            machines than a worker takes.
+        ConfigError: Spark cannot be started, or has no such data.
         RecordingError: days of a partition are not in the order of its offsets.
     """
+    found: list[Applied] = []
     place = f"{cluster.data or source.root}/topic={source.topic}"
     with _session(cluster.master) as spark, _explained(place):
-        days = _Days(spark, bundle, source, place, folder)
-        for done in days.apply():
-            on_progress(done, len(days.dates))
-    return sorted(days.found, key=lambda one: one.path.name)
-
-
-class _Days:
-    """The days of a recording, one after the other.
-
-    Attributes:
-        found: what came of each day of a partition.
-    """
-
-    def __init__(
-        self, spark: SparkSession, bundle: Bundle, source: Source, place: str, folder: Path
-    ) -> None:
-        self._spark, self._bundle, self._source, self._folder = spark, bundle, source, folder
-        self._records = spark.read.option("pathGlobFilter", "*.parquet").parquet(place)
-        # The names of the files say it: a query would open each of them.
-        self.dates = sorted(set(_DATE.findall("\n".join(self._records.inputFiles()))))
-        self.found: list[Applied] = []
-        # Only what judging needs leaves this machine.
-        settings = source.settings.model_copy(update={"kafka": KafkaSettings()})
-        job = tasks.Job.of(bundle, replace(source, settings=settings))
-        self._job: Broadcast[tasks.Job] = spark.sparkContext.broadcast(job)
-        self._tasks = spark.sparkContext.defaultParallelism * TASKS_A_CORE
-        self._clocks: dict[int, Clock] = {}
-
-    def apply(self) -> Iterator[int]:
-        """Apply each day; yields how many are done."""
+        records = spark.read.parquet(place)
+        days = sorted(row["date"] for row in records.select("date").distinct().collect())
+        files = spark.sparkContext.broadcast(_Files.of(bundle))
+        tasks = spark.sparkContext.defaultParallelism * TASKS_A_CORE
         before: DataFrame | None = None
-        for number, date in enumerate(self.dates):
-            result = self._apply(date, before)
-            self._keep(result, number)
-            before = result
-            yield number + 1
-
-    def _apply(self, date: str, before: DataFrame | None) -> DataFrame:
-        """What comes of each machine's day; also of those that say nothing."""
-        rows = self._records.where(f"date = '{date}'").selectExpr(*tasks.READ)
-        # The first look has to see the same stretches as the tasks.
-        placed = rows.mapInArrow(tasks.placing(self._job), tasks.PLACED).persist()
-        marks = placed.where("marked").select(*Mark._fields).collect()
-        clocks = clocks_of((Mark(*row) for row in marks), self._bundle.spec.pane_us, self._clocks)
-        self._clocks |= clocks
-        grouped = placed.drop("before_us", "marked")
-        if before is not None:
-            grouped = grouped.unionByName(
-                before.where("carried IS NOT NULL").selectExpr(*tasks.CARRY)
+        for number, day in enumerate(days):
+            rows = records.where(records["date"] == day).selectExpr(
+                "partition", "offset", "unix_millis(timestamp) AS timestamp", "key", "value"
             )
-        # Grouping alone would put small groups together into few tasks.
-        grouped = grouped.repartition(self._tasks, *tasks.GROUP)
-        task = tasks.applying(self._job, self._spark.sparkContext.broadcast(clocks))
-        result = grouped.groupBy(*tasks.GROUP).applyInPandas(task, tasks.RESULT)
-        # Without what led to it: a plan of all days before would grow from day to day.
-        reliably = self._spark.sparkContext.getCheckpointDir() is not None
-        result = result.checkpoint() if reliably else result.localCheckpoint()
-        placed.unpersist()
-        return result
+            if before is not None:
+                rows = rows.unionByName(_carried(before))
+            # Grouping alone would put small groups together into few tasks.
+            grouped = rows.repartition(tasks, "partition").groupBy("partition")
+            result = grouped.applyInPandas(_task(source, files), _RESULT).persist()
+            rows_of_results = result.drop("carried").toLocalIterator()
+            found += [_keep(row.asDict(), folder, number) for row in rows_of_results]
+            if before is not None:
+                before.unpersist()
+            before = result
+            on_progress(number + 1, len(days))
+        if before is not None:
+            before.unpersist()
+    return sorted(found, key=lambda one: one.path.name)
 
-    def _keep(self, result: DataFrame, number: int) -> None:
-        """Write what came of a day: for each partition its scores and its partials."""
-        parts: dict[int, Applied] = {}
-        machines: Counter[int] = Counter()
-        rows = result.where("applied IS NOT NULL").select("partition", "machine", "applied")
-        for partition, machine, applied in rows.collect():
-            path = self._folder / f"{partition:05}-{number:05}.parquet"
-            part = parts.setdefault(partition, Applied(partition, path))
-            part.join(pickle.loads(applied))  # noqa: S301  # of our own tasks
-            machines[partition] += machine != ""
-        self._refuse_more(machines)
-        self._keep_scores(result, parts)
-        if self._source.watches_drift and self._bundle.reference is not None:
-            self._keep_partials(result, parts)
-        self.found += parts.values()
 
-    def _refuse_more(self, machines: Counter[int]) -> None:
-        """A worker would refuse some; by single machines it cannot be said which."""
-        most = self._source.settings.worker.max_machines
-        for partition, count in machines.items():
-            if count > most:
-                raise ConfigError(
-                    f"--engine: partition {partition} has {count:,} machines on a day, more than "
-                    f"worker.max_machines ({most:,}), so a worker may refuse some, which Spark "
-                    "does not do; use --engine local, or allow for more."
-                )
+def _carried(result: DataFrame) -> DataFrame:
+    """What is known after a day, as a row of the next day's records."""
+    return result.selectExpr(
+        "partition",
+        f"CAST({CARRIED} AS BIGINT) AS offset",
+        "CAST(NULL AS BIGINT) AS timestamp",
+        "CAST(NULL AS BINARY) AS key",
+        "carried AS value",
+    )
 
-    def _keep_scores(self, result: DataFrame, parts: Mapping[int, Applied]) -> None:
-        scores = result.where("scores IS NOT NULL").select("scores")
-        scores = scores.mapInArrow(tasks.unpacking, tasks.SCORED)
-        # All of a partition are in one task, which sorts them without having them in memory.
-        scores = scores.repartition("partition").sortWithinPartitions("partition", "offset")
-        packed = scores.mapInArrow(tasks.packing, tasks.PACKED).toLocalIterator()
-        for partition, own in groupby(packed, key=itemgetter("partition")):
-            with pq.ParquetWriter(parts[partition].path, schema(), compression="zstd") as file:
-                for row in own:
-                    file.write_table(tasks.scores_in(row["scores"]))
 
-    def _keep_partials(self, result: DataFrame, parts: Mapping[int, Applied]) -> None:
-        settings = self._source.settings.drift
-        files = {
-            partition: KeptFile(settings, partition, part.path.with_suffix(".partials"))
-            for partition, part in parts.items()
+def _task(source: Source, files: Broadcast[_Files]) -> Task:
+    """What Spark calls for each day of a partition, wherever it likes."""
+
+    def task(key: tuple[Any, ...], rows: pd.DataFrame) -> pd.DataFrame:
+        table = pa.Table.from_pandas(rows[list(READ)], _ROWS, preserve_index=False)
+        return pd.DataFrame([_apply(source, files.value.open(), int(key[0]), table)])
+
+    return task
+
+
+def _apply(source: Source, bundle: Bundle, partition: int, table: pa.Table) -> dict[str, Any]:
+    """Apply one day of a partition, columns ``_ROWS`` in any order."""
+    table = table.sort_by("offset")
+    state = None
+    if table["offset"][0].as_py() == CARRIED:
+        state = _restore(bundle, source, table["value"][0].as_py())
+        table = table.slice(1)
+        if table.num_rows and table["offset"][0].as_py() < state.next_offset:
+            raise RecordingError(
+                f"partition {partition} has offset {table['offset'][0].as_py()} on a later day "
+                f"than offset {state.next_offset - 1}; its days are not in the order of offsets."
+            )
+    with (
+        tempfile.TemporaryDirectory(prefix="driftdetector-") as folder,
+        PartitionRun(bundle, source, Path(folder), partition, state) as run,
+    ):
+        for batch in table.combine_chunks().to_batches(CHUNK_ROWS):
+            run.take(batch)
+        applied = run.finish()
+        kept = applied.kept
+        return {
+            "partition": partition,
+            "applied": pickle.dumps(applied),
+            "scores": applied.path.read_bytes(),
+            "partials": b"" if kept is None else kept.path.read_bytes(),
+            "carried": pickle.dumps((run.state.next_offset, run.state.snapshot())),
         }
-        watched = result.selectExpr("partition", "inline(watched)").groupBy("partition", "panes")
-        partials = watched.applyInPandas(tasks.gathering(self._job), tasks.PARTIALS)
-        for partition, group, start_us, content in partials.toLocalIterator():
-            files[partition].write(start_us, group, bytes(content))
-        for partition, file in files.items():
-            parts[partition].kept = file.finish()
+
+
+def _restore(bundle: Bundle, source: Source, carried: bytes) -> PartitionState:
+    next_offset, rows = pickle.loads(carried)  # noqa: S301  # of our own tasks
+    reader = StateReader(bundle.spec, state_limits(source.settings, bundle))
+    reader.read(rows, range(len(rows)))
+    return reader.finish(next_offset)
+
+
+def _keep(row: dict[str, Any], folder: Path, day: int) -> Applied:
+    """Write what came of a day of a partition."""
+    applied: Applied = pickle.loads(row["applied"])  # noqa: S301  # of our own tasks
+    path = folder / f"{applied.partition:05}-{day:05}.parquet"
+    path.write_bytes(row["scores"])
+    kept = applied.kept
+    if kept is not None:
+        kept = replace(kept, path=path.with_suffix(".partials"))
+        kept.path.write_bytes(row["partials"])
+    return replace(applied, path=path, kept=kept)
 
 
 @contextmanager

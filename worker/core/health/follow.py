@@ -134,16 +134,23 @@ class Health:
             *(table[name] for name in FIELDS),
             usable,
         )
-        return usable, _transitions(table, events, figures)
-
-    def tick(self, table: MachineTable, clock_us: int) -> list[Transition]:
-        """What begins because the partition's clock moved on, at no event of these machines.
-
-        Returns:
-            As of :meth:`check`; the row is 0.
-        """
-        fields = [table[name] for name in ("health_moments_us", "health_paces_s", "health_flags")]
-        return _transitions(table, *kernel.tick(clock_us, *fields))
+        transitions = [
+            Transition(
+                row,
+                machine,
+                None if channel < 0 else channel,
+                KINDS[kind - 1],
+                opened_us,
+                None if closed_us < 0 else closed_us,
+                figure,
+                length,
+                int(table["health_profile"][machine]),
+            )
+            for (row, machine, channel, kind, opened_us, closed_us, length), figure in zip(
+                events.tolist(), figures.tolist(), strict=True
+            )
+        ]
+        return usable, transitions
 
     def end(self, table: MachineTable, machine: int, time_us: int) -> list[Transition]:
         """What ends with a machine that is forgotten, before its table row is reset.
@@ -176,25 +183,3 @@ class Health:
             )
             for c, kind, opened_us in open_ones
         ]
-
-
-def _transitions(
-    table: MachineTable, events: NDArray[np.int64], figures: NDArray[np.float64]
-) -> list[Transition]:
-    """What a kernel tells."""
-    return [
-        Transition(
-            row,
-            machine,
-            None if channel < 0 else channel,
-            KINDS[kind - 1],
-            opened_us,
-            None if closed_us < 0 else closed_us,
-            figure,
-            length,
-            int(table["health_profile"][machine]),
-        )
-        for (row, machine, channel, kind, opened_us, closed_us, length), figure in zip(
-            events.tolist(), figures.tolist(), strict=True
-        )
-    ]

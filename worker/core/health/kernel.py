@@ -297,18 +297,6 @@ def _change(  # type: ignore[no-untyped-def]
 
 
 @njit(
-    "Tuple((i8[:, ::1], f8[::1]))(i8, i8[:, ::1], f4[:, ::1], u1[:, ::1])",
-    cache=True,
-    nogil=True,
-)
-def tick(clock_us, moments, paces, flags):  # type: ignore[no-untyped-def]
-    """Let silence begin where it is due by the clock; arguments and return as of :func:`check`."""
-    told = (np.empty((16, TRANSITION), np.int64), np.empty(16), 0)
-    events, figures, count = _notice_silent(told, 0, clock_us, moments, paces, flags)
-    return events[:count], figures[:count]
-
-
-@njit(
     "Tuple((i8[:, ::1], f8[::1]))"
     "(i8[::1], i8[::1], i8[::1], i8[::1], f8[:, ::1], b1[:, ::1], f8[:, ::1], i8, f8,"
     "f4[:, :, ::1], u2[:, :, ::1], i8[:, ::1], u4[::1], f8[:, ::1], f4[:, ::1], u2[:, :, ::1],"
