@@ -32,10 +32,10 @@ from worker.core.events import EventDecoder
 from worker.core.outgoing import partition_of
 from worker.models.bundle import load_bundle
 from worker.recording.files import segments_of
-from worker.recording.parquet import Columns, read_batches
+from worker.recording.parquet import CHUNK_ROWS, READ, Columns, chunk_of, read_batches
 from worker.recording.writing import PartitionWriter
-from worker.replay.partition import Source, chunk_of
-from worker.replay.recorded import CHUNK_ROWS, backtest_recording
+from worker.replay.partition import Source
+from worker.replay.recorded import backtest_recording
 from worker.settings import Settings
 
 BUILD = Path("build")
@@ -95,7 +95,7 @@ def bare(root: Path) -> float:
     decoder = EventDecoder(bundle.spec)
     inputs = np.zeros((CHUNK_ROWS, len(bundle.spec.feature_names)), np.float32)
     begun_s, done = time.perf_counter(), 0
-    for batch in read_batches(segments_of(root, TOPIC), CHUNK_ROWS):
+    for batch in read_batches(segments_of(root, TOPIC), CHUNK_ROWS, READ):
         readings, _ = decoder.decode(chunk_of(TOPIC, 0, batch))
         rows = len(readings.rows)
         inputs[:rows, : readings.values.shape[1]] = readings.values

@@ -14,13 +14,13 @@ import pytest
 from load.drift_fleet import Event, events
 from load.drift_live import CHANGES
 from tests.drift.conftest import agent, partials, watch
+from tests.support.recorded import keep
 from worker.core.drift import Partial
 from worker.core.drifting import DriftState
 from worker.core.outgoing import Record, partition_of
 from worker.models.bundle import Bundle
 from worker.recording.files import segments_of
 from worker.recording.parquet import read_batches
-from worker.recording.writing import PartitionWriter
 from worker.replay.backtest import backtest
 from worker.replay.partition import Source
 from worker.replay.recorded import Result, backtest_recording
@@ -44,19 +44,9 @@ def sent() -> list[list[Event]]:
 def recording(sent: list[list[Event]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("recording")
     for partition, own in enumerate(sent):
-        writer = PartitionWriter(root, TOPIC, partition, 0, 2**30)
         times = pl.Series([json.loads(value)["timestamp"] for _, value in own])
         stamps = times.str.to_datetime(time_unit="ms", time_zone="UTC").to_physical()
-        columns = {
-            "offset": list(range(len(own))),
-            "timestamp": stamps.to_list(),
-            "timestamp_type": ["append"] * len(own),
-            "key": [key for key, _ in own],
-            "value": [value for _, value in own],
-            "headers": [None] * len(own),
-        }
-        writer.write(columns, len(own))
-        writer.finish()
+        keep(root, TOPIC, partition, [(*event, t) for event, t in zip(own, stamps, strict=True)])
     return root
 
 

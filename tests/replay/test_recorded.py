@@ -10,6 +10,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from tests.replay.conftest import Pumps
+from tests.support.recorded import keep
 from worker.cli.main import run
 from worker.core.events import Chunk
 from worker.core.outgoing import Record
@@ -17,7 +18,6 @@ from worker.core.state import PartitionState
 from worker.pipelines import create_pipeline
 from worker.recording.files import segments_of
 from worker.recording.parquet import read_batches
-from worker.recording.writing import PartitionWriter
 from worker.replay.backtest import backtest
 from worker.replay.moment import moment_of
 from worker.replay.partition import Source
@@ -54,20 +54,7 @@ def recording(frame: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> 
         sent = [(keys[i].encode(), values[i].encode(), frame["timestamp"][i]) for i in own]
         sent.insert(40, (b"x", GARBAGE, sent[40][2]))
         sent.append((sent[0][0], sent[0][1], sent[-1][2]))
-        writer = PartitionWriter(root, TOPIC, partition, 0, 2**20)
-        offsets = range(len(sent))
-        writer.write(
-            {
-                "offset": list(offsets),
-                "timestamp": [round(time.timestamp() * 1000) for _, _, time in sent],
-                "timestamp_type": ["append"] * len(sent),
-                "key": [key for key, _, _ in sent],
-                "value": [value for _, value, _ in sent],
-                "headers": [None] * len(sent),
-            },
-            len(sent),
-        )
-        writer.finish()
+        keep(root, TOPIC, partition, [(k, v, round(t.timestamp() * 1000)) for k, v, t in sent])
     return root
 
 

@@ -10,18 +10,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from pyspark.sql import SparkSession
 
 from tests.replay.conftest import Pumps
+from tests.support.recorded import keep
 from worker.cli.main import run
 from worker.core.errors import ConfigError, RecordingError
 from worker.core.outgoing import partition_of
-from worker.recording.writing import PartitionWriter
 from worker.replay.engine import Spark
 from worker.replay.partition import Source
 from worker.replay.recorded import Result, backtest_recording
 from worker.settings import Settings
-
-pyspark_sql = pytest.importorskip("pyspark.sql")
 
 TOPIC, PARTITIONS = "events", 3
 LOCAL = Spark("local[2]")
@@ -33,7 +32,7 @@ Sent = tuple[bytes, bytes, int]
 def session() -> Iterator[None]:
     """One session for all tests: it takes seconds to start."""
     spark = (
-        pyspark_sql.SparkSession.builder.master(LOCAL.master)
+        SparkSession.builder.master(LOCAL.master)
         .config("spark.pyspark.python", sys.executable)
         .config("spark.ui.enabled", "false")
         .getOrCreate()
@@ -42,24 +41,13 @@ def session() -> Iterator[None]:
     spark.stop()
 
 
-def keep(root: Path, partition: int, sent: list[Sent]) -> None:
+def keep_days(root: Path, partition: int, sent: list[Sent]) -> None:
     """Write a partition's records, a file for each day."""
     days: dict[int, list[tuple[int, Sent]]] = {}
     for offset, one in enumerate(sent):
         days.setdefault(one[2] // 86_400_000, []).append((offset, one))
     for own in days.values():
-        first, end = own[0][0], own[-1][0] + 1
-        writer = PartitionWriter(root, TOPIC, partition, first, 2**20)
-        columns = {
-            "offset": [offset for offset, _ in own],
-            "timestamp": [one[2] for _, one in own],
-            "timestamp_type": ["append"] * len(own),
-            "key": [one[0] for _, one in own],
-            "value": [one[1] for _, one in own],
-            "headers": [None] * len(own),
-        }
-        writer.write(columns, end)
-        writer.finish()
+        keep(root, TOPIC, partition, [one for _, one in own], own[0][0])
 
 
 def sent_of(frame: pl.DataFrame) -> list[Sent]:
@@ -94,7 +82,7 @@ def recording(pumps: Pumps, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if sent:
             sent.insert(40, (b"x", b"\xffgarbage", sent[40][2]))
             sent.append((*sent[0][:2], sent[-1][2]))
-            keep(root, partition, sent)
+            keep_days(root, partition, sent)
     assert len({path.parent for path in root.glob("*/*/*.parquet")}) >= 4
     return root
 
@@ -140,7 +128,7 @@ def test_a_thousand_machines_in_many_small_partitions(pumps: Pumps, tmp_path: Pa
     )
     for partition in range(50):
         fleet = [one.with_columns(machine_id=pl.lit(f"pump-{partition}-{m}")) for m in range(20)]
-        keep(root, partition, sent_of(pl.concat(fleet).sort("timestamp", maintain_order=True)))
+        keep_days(root, partition, sent_of(pl.concat(fleet).sort("timestamp", maintain_order=True)))
     found = assert_same(pumps, root, tmp_path)
     assert found.summary["machines"] == 1000
     assert found.summary["rows"] == 8000
@@ -152,7 +140,7 @@ def test_days_that_are_not_in_the_order_of_offsets_are_refused(
     sent = sent_of(pumps.frame.head(20))
     day_ms = 86_400_000
     later = [(key, value, time + day_ms) for key, value, time in sent[:10]]
-    keep(tmp_path / "recording", 0, [*later, *sent[10:]])
+    keep_days(tmp_path / "recording", 0, [*later, *sent[10:]])
     with pytest.raises(RecordingError, match="not in the order of offsets"):
         applied(pumps, tmp_path / "recording", tmp_path / "out", LOCAL)
 
@@ -186,6 +174,8 @@ def test_an_address_goes_to_spark_as_it_is(
     ("options", "sentence"),
     [
         ("--engine spark --messages", "--messages: Spark keeps no messages"),
+        ("--engine spark --jobs 2", "--jobs: Spark has tasks of its own"),
+        ("--engine spark --warm-up x.csv", "--warm-up: a recording begins with fresh state"),
         ("--master local[2]", "--master: is for --engine spark"),
         ("--engine flink", "'flink' is not one of"),
     ],

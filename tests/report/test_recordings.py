@@ -10,8 +10,8 @@ import html5lib
 import pytest
 
 from tests.support.backtested import Backtested
+from tests.support.recorded import keep
 from worker.cli.main import run
-from worker.recording.writing import PartitionWriter
 
 TOPIC = "sensor-events"
 EVENT = b'{"machine_id":"x","timestamp":"2026-01-01T%s:00Z","vibration":2.0,"torque":40.0}'
@@ -24,17 +24,7 @@ def recorded(mills: Path, tmp_path_factory: pytest.TempPathFactory) -> Backteste
     assert run(["import", str(mills), "--out", str(root), "--partitions", "2"]) == 0
     sent = [(b"x", EVENT % b"10:00"), (b"x", b"\xff"), (b"y", b"{}"), (b"x", EVENT % b"12:00")]
     sent.append((b"x", EVENT % b"09:00"))
-    writer = PartitionWriter(root, TOPIC, 7, 0, 2**20)
-    columns = {
-        "offset": list(range(len(sent))),
-        "timestamp": [1_767_300_000_000] * len(sent),
-        "timestamp_type": ["append"] * len(sent),
-        "key": [key for key, _ in sent],
-        "value": [value for _, value in sent],
-        "headers": [None] * len(sent),
-    }
-    writer.write(columns, len(sent))
-    writer.finish()
+    keep(root, TOPIC, 7, [(key, value, 1_767_300_000_000) for key, value in sent])
     out = root.parent / "results"
     command = ["backtest", "--data", str(root), "--model", "machine-health", "--out", str(out)]
     assert run([*command, "--jobs", "1"]) == 0

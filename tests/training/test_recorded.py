@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from tests.support.recorded import keep
 from worker.core.channels import ChannelSpec, parse_spec
 from worker.core.errors import ConfigError
-from worker.recording.writing import PartitionWriter
 from worker.replay.importing import Fields, import_files
 from worker.training.readings import before, read_recording
 from worker.training.recorded import read_recorded
@@ -65,17 +65,7 @@ def test_a_recording_gives_the_readings_of_the_table_it_was_made_of(
 def test_what_is_no_event_is_left_out_and_said(spec: ChannelSpec, tmp_path: Path) -> None:
     event = b'{"machine_id": "a", "timestamp": "2026-01-01T00:00:00Z", "load": 1}'
     values = [event, b"\xffgarbage", None]
-    writer = PartitionWriter(tmp_path, TOPIC, 0, 0, 2**20)
-    columns = {
-        "offset": [0, 1, 2],
-        "timestamp": [1_767_225_600_000] * 3,
-        "timestamp_type": ["append"] * 3,
-        "key": [b"a"] * 3,
-        "value": values,
-        "headers": [None] * 3,
-    }
-    writer.write(columns, 3)
-    writer.finish()
+    keep(tmp_path, TOPIC, 0, [(b"a", value, 1_767_225_600_000) for value in values])
     found = read_recorded(tmp_path, TOPIC, spec)
     assert found.frame["load"].to_list() == [1.0]
     assert found.notes == ("records that are no events of these channels, left out: 2",)

@@ -16,7 +16,6 @@ from rich.progress import Progress
 from worker.cli import backtest_view as view
 from worker.cli.context import Context, context_of
 from worker.core.errors import ConfigError
-from worker.recording.files import recorded_topics, topic_of
 from worker.replay.engine import Spark
 from worker.settings import setting_keys
 
@@ -109,18 +108,10 @@ def backtest_command(
 
     A recording goes through the worker's own step, record by record. Settings are a worker's.
     """
-    path, remote = Path(data), engine is Where.SPARK and "://" in data
-    if remote and topic is None:
-        raise ConfigError("--topic: an address is not looked into, so name the recorded topic.")
-    topics = [topic] if remote else recorded_topics(path)
-    if topics and warm_up is not None:
-        raise ConfigError("--warm-up: a recording begins with fresh state; leave it out.")
-    if not topics and (topic is not None or messages):
-        raise ConfigError(f"--data: {data} is no recording, so it has no topic and no messages.")
-    if engine is Where.SPARK and not topics:
-        raise ConfigError("--engine: Spark reads recordings; make one with driftdetector import.")
     if engine is Where.SPARK and messages:
         raise ConfigError("--messages: Spark keeps no messages; use --engine local.")
+    if engine is Where.SPARK and jobs is not None:
+        raise ConfigError("--jobs: Spark has tasks of its own; leave it out.")
     if engine is Where.LOCAL and master is not None:
         raise ConfigError("--master: is for --engine spark; leave it out.")
     if truth is not None and truth_column is not None:
@@ -130,21 +121,18 @@ def backtest_command(
     with Progress(console=errors, transient=True) as progress, _extras():
         from worker.judging.gate import parse_condition
         from worker.judging.sweep import parse_sweep
-        from worker.replay.sides import Data, Side
+        from worker.replay.sides import Side, data_of
         from worker.replay.trial import Trial, run_trial
         from worker.report.page import write_report
 
+        applies = Spark(master) if engine is Where.SPARK else jobs or os.cpu_count() or 1
+        judged = data_of(data, topic=topic, warm_up=warm_up, engine=applies)
+        if messages and judged.topic is None:
+            raise ConfigError(f"--messages: {data} is no recording; leave it out.")
         this = Side(model, shared.settings())
         row = None if sweep is None else parse_sweep(sweep, setting_keys())
         trial = Trial(
-            Data(
-                path,
-                topic if remote or not topics else topic_of(path, topic),
-                warm_up,
-                Spark(master, data if remote else None)
-                if engine is Where.SPARK
-                else jobs or _cores(),
-            ),
+            judged,
             this,
             out,
             messages=messages,
@@ -157,7 +145,7 @@ def backtest_command(
         )
         summary = run_trial(trial, lambda step: _reporter(progress, step))
         report = None
-        if not remote:
+        if not judged.is_remote:
             progress.add_task("writing the report", total=None)
             report = write_report(trial)
     for note in summary["notes"]:
@@ -182,10 +170,6 @@ def _other(text: str, this: Side) -> Side:
     return Side(this.model, Context(Path(text)).settings(), "settings")
 
 
-def _cores() -> int:
-    return os.cpu_count() or 1
-
-
 def _reporter(progress: Progress, step: str) -> Report:
     task = progress.add_task(step, total=None)
     return lambda done, size: progress.update(task, completed=done, total=size)
@@ -197,9 +181,9 @@ def _extras() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = {"pyarrow": "record,train", "pyspark": "record,train,spark"}.get(
-            error.name or "", "train"
-        )
+        spark = "record,train,spark"
+        extras = {"pyarrow": "record,train", "pandas": spark, "pyspark": spark}
+        extra = extras.get(error.name or "", "train")
         raise ConfigError(
             f"a backtest needs the package {error.name}; install driftdetector[{extra}]."
         ) from error

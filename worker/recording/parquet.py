@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worker.core.errors import RecordingError
+from worker.core.events import Chunk
 from worker.recording.files import Segment, first_line
 
 SCHEMA = pa.schema(
@@ -27,6 +28,11 @@ SCHEMA = pa.schema(
 )
 """Columns of a recording; ``timestamp_type`` is "create", "append" or null."""
 FIELDS = tuple(name for name in SCHEMA.names if name != "partition")
+
+READ = ("offset", "timestamp", "key", "value")
+"""Those that :func:`chunk_of` takes."""
+CHUNK_ROWS = 10_000
+"""As many records at a time as a worker takes."""
 
 Columns = dict[str, list[Any]]
 """A list for each of :data:`FIELDS`, as long as there are records."""
@@ -57,3 +63,16 @@ def read_batches(
                 f"{segment.path} cannot be read: {first_line(error)}; restore it, or remove it "
                 "and record its offsets again."
             ) from error
+
+
+def chunk_of(topic: str, partition: int, batch: pa.RecordBatch) -> Chunk:
+    """Records of a recording as the pipeline takes them; a missing timestamp counts as 0."""
+    times = batch.column("timestamp").cast(pa.int64()).fill_null(0)
+    return Chunk(
+        topic=topic,
+        partition=partition,
+        offsets=batch.column("offset").to_numpy(),
+        timestamps_ms=times.to_numpy(),
+        keys=batch.column("key").to_pylist(),
+        values=batch.column("value").to_pylist(),
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -169,19 +169,13 @@ class Drifts:
         }
 
 
-def judge_drift(
-    bundle: Bundle,
-    settings: DriftSettings,
-    kept: Sequence[Kept],
-    on_progress: Callable[[float], None] = lambda share: None,
-) -> Drifts:
+def judge_drift(bundle: Bundle, settings: DriftSettings, kept: Sequence[Kept]) -> Drifts:
     """Judge the windows of a recording, as far as its partitions go.
 
     A window that a worker's agent would still wait for at the end is not judged.
 
     Args:
         kept: any number for each partition, in any order.
-        on_progress: called with the share of all partials that is done.
     """
     monitors = Monitors(
         bundle.require_reference(),
@@ -192,19 +186,16 @@ def judge_drift(
     latest: dict[str, dict[str, Any]] = {}
     windows: list[WindowReport] = []
     records: list[Record] = []
-    total = max(sum(len(one.parts) for one in kept), 1)
     stretches = heapq.merge(*(one.read() for one in kept))
     panes = groupby(stretches, key=lambda stretch: stretch[:4])
-    for done, (_, own) in enumerate(panes):
-        found = drifting.step(state, _chunk(done, _whole(list(own))))
+    for offset, (_, own) in enumerate(panes):
+        found = drifting.step(state, _chunk(offset, _whole(list(own))))
         windows += found.windows
         records += found.records
         for record in found.records:
             if record.stream == "drift-events":
                 message = msgspec.json.decode(record.value)
                 latest[message["id"]] = message
-        on_progress(done / total)
-    on_progress(1.0)
     return Drifts(
         table_of(DRIFT, [_row_of(message) for message in latest.values()], "group"),
         pl.DataFrame([_window_of(report) for report in windows], schema=WINDOWS),

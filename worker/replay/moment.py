@@ -24,8 +24,8 @@ from worker.core.state import PartitionState
 from worker.models.bundle import load_bundle
 from worker.pipelines import create_pipeline
 from worker.recording.files import Segment, segments_of
-from worker.recording.parquet import read_batches
-from worker.replay.partition import Source, chunk_of
+from worker.recording.parquet import READ, chunk_of, read_batches
+from worker.replay.partition import Source
 from worker.replay.tables import Told
 
 BATCH_ROWS = 50_000
@@ -137,7 +137,7 @@ def _apply(
     """Apply a machine's records of one partition up to a moment; None without a reading."""
     state, told, records = PartitionState(pipeline.spec), Told(), 0
     last: tuple[Chunk, Scored] | None = None
-    for batch in read_batches(segments, BATCH_ROWS):
+    for batch in read_batches(segments, BATCH_ROWS, READ):
         own = batch.filter(pc.equal(batch.column("key"), pa.scalar(key, pa.binary())))
         if not own.num_rows:
             continue

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from worker.core.errors import ConfigError
 from worker.core.messages import to_time_us
-from worker.recording.files import recorded_topics, topic_of
+from worker.recording.files import topic_of
 from worker.replay.engine import Engine
 from worker.replay.moment import Moment, moment_of
 from worker.replay.partition import Source
-from worker.replay.sides import DRIFT, EPISODES, HEALTH, SCORES, SUMMARY, WINDOWS, Data, Side
+from worker.replay.sides import DRIFT, EPISODES, HEALTH, SCORES, SUMMARY, WINDOWS, Side, data_of
 from worker.replay.trial import AGAINST, TRUTH, Trial, run_trial
 from worker.settings import load_settings
 
@@ -90,7 +90,7 @@ def run_backtest(
     """Say what a bundle would have said of recorded readings, as ``driftdetector backtest`` does.
 
     Args:
-        data: CSV or Parquet file, a folder of them, or a recording.
+        data: CSV or Parquet file, a folder of them, or a recording; of Spark also an address.
         model: bundle: name, ``name/version`` or folder.
         against: another bundle beside.
         truth: known faults, or labels of rows: CSV or Parquet.
@@ -109,11 +109,10 @@ def run_backtest(
     chosen = load_settings(None, os.environ, settings)
     keeps = tempfile.TemporaryDirectory(prefix="driftdetector-") if out is None else None
     folder = Path(keeps.name if keeps is not None else os.fspath(out or ""))
-    path = Path(data)
-    found = topic_of(path, topic) if recorded_topics(path) else None
+    before = None if warm_up is None else Path(warm_up)
     other = None if against is None else Side(os.fspath(against), chosen)
     trial = Trial(
-        Data(path, found, None if warm_up is None else Path(warm_up), engine),
+        data_of(data, topic=topic, warm_up=before, engine=engine),
         Side(os.fspath(model), chosen),
         folder,
         against=other,

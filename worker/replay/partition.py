@@ -25,13 +25,11 @@ from worker.core.outgoing import Outputs
 from worker.core.state import PartitionState
 from worker.models.bundle import Bundle
 from worker.pipelines import create_pipeline, state_limits
+from worker.recording.parquet import chunk_of
 from worker.replay.drift_windows import Keeper, Kept
 from worker.replay.published import Published
 from worker.replay.tables import SCORES, Answers, Told
 from worker.settings import Settings
-
-READ = ("offset", "timestamp", "key", "value")
-"""The columns of a recording that :func:`chunk_of` takes."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class _Late(msgspec.Struct):
 
 
 class PartitionRun:
-    """Applies a partition's records as they are given; a context manager that closes its files.
+    """Applies a partition's records as they are given; a context manager for the file of scores.
 
     Args:
         folder: for the files.
@@ -154,19 +152,6 @@ class PartitionRun:
         if self._keeper is not None:
             self._applied.kept = self._keeper.finish()
         return self._applied
-
-
-def chunk_of(topic: str, partition: int, batch: pa.RecordBatch) -> Chunk:
-    """Records of a recording as the pipeline takes them; a missing timestamp counts as 0."""
-    times = batch.column("timestamp").cast(pa.int64()).fill_null(0)
-    return Chunk(
-        topic=topic,
-        partition=partition,
-        offsets=batch.column("offset").to_numpy(),
-        timestamps_ms=times.to_numpy(),
-        keys=batch.column("key").to_pylist(),
-        values=batch.column("value").to_pylist(),
-    )
 
 
 def _scores(spec: ChannelSpec, chunk: Chunk, outputs: Outputs, told: Told) -> pl.DataFrame:

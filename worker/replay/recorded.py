@@ -25,15 +25,14 @@ from worker.assets import asset_dir
 from worker.core.errors import ConfigError
 from worker.models.bundle import Bundle, load_bundle
 from worker.recording.files import Segment, segments_of
-from worker.recording.parquet import read_batches
+from worker.recording.parquet import CHUNK_ROWS, READ, read_batches
 from worker.replay.backtest import DAY_US, decision_of, differences, text_of
 from worker.replay.drift_windows import Drifts, judge_drift
 from worker.replay.engine import Engine, Spark
-from worker.replay.partition import READ, Applied, PartitionRun, Source
+from worker.replay.partition import Applied, PartitionRun, Source
 from worker.replay.published import Published
 from worker.replay.tables import Told
 
-CHUNK_ROWS = 10_000
 POLL_S = 0.2
 _progress: Any = None
 """Records done by each partition, in memory that processes share."""
@@ -185,8 +184,8 @@ def backtest_recording(
     """Apply a recording and write its scores; see :func:`apply_recording`.
 
     Args:
-        engine: what applies it.
         scores: file for the scores, in the order of partitions and offsets.
+        engine: what applies it.
 
     Raises:
         BundleError: the bundle is refused.

@@ -19,8 +19,9 @@ import polars as pl
 from worker.assets import asset_dir
 from worker.core.errors import ConfigError
 from worker.models.bundle import Bundle, load_bundle
+from worker.recording.files import recorded_topics, segments_of, topic_of
 from worker.replay.backtest import Backtest, backtest
-from worker.replay.engine import Engine
+from worker.replay.engine import Engine, Spark
 from worker.replay.remembering import RememberingModel
 from worker.settings import Settings
 from worker.training.readings import Recording, files_of, load_columns, read_recording
@@ -56,6 +57,45 @@ class Data:
     topic: str | None = None
     warm_up: Path | None = None
     engine: Engine = 1
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether only Spark can read them."""
+        return isinstance(self.engine, Spark) and self.engine.data is not None
+
+
+def data_of(
+    data: str | os.PathLike[str],
+    *,
+    topic: str | None = None,
+    warm_up: Path | None = None,
+    engine: Engine = 1,
+) -> Data:
+    """The data at a path, or at an address that Spark reads.
+
+    Args:
+        topic: of a recording; None: the only one there is.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
+    text = os.fspath(data)
+    path = Path(text)
+    if isinstance(engine, Spark) and "://" in text:
+        if topic is None:
+            raise ConfigError("--topic: an address is not looked into, so name the recorded topic.")
+        found, engine = topic, replace(engine, data=text)
+    elif recorded_topics(path):
+        found = topic_of(path, topic)
+    elif topic is not None:
+        raise ConfigError(f"--topic: {path} is no recording; leave it out.")
+    elif isinstance(engine, Spark):
+        raise ConfigError("--engine: Spark reads recordings; make one with driftdetector import.")
+    else:
+        return Data(path, None, warm_up)
+    if warm_up is not None:
+        raise ConfigError("--warm-up: a recording begins with fresh state; leave it out.")
+    return Data(path, found, None, engine)
 
 
 @dataclass(frozen=True)
@@ -232,16 +272,14 @@ def column_of(data: Data, name: str) -> pl.Series:
 
 def _recorded_column(root: Path, topic: str, name: str) -> pl.Series:
     """A field of a recording's events, by partition and offset; null where there is none."""
-    from worker.recording.files import segments_of
-    from worker.recording.parquet import read_batches
-    from worker.replay.recorded import CHUNK_ROWS
+    from worker.recording.parquet import CHUNK_ROWS, read_batches
 
     event = msgspec.defstruct(
         "Event", [("value", str | float | bool | None, None)], rename={"value": name}
     )
     decoder = msgspec.json.Decoder(event)
     found: list[str | None] = []
-    for batch in read_batches(segments_of(root, topic), CHUNK_ROWS):
+    for batch in read_batches(segments_of(root, topic), CHUNK_ROWS, ["value"]):
         found += [_text(decoder, value) for value in batch.column("value").to_pylist()]
     column = pl.Series(name, found, pl.String)
     if column.null_count() == len(column):

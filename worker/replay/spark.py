@@ -27,8 +27,9 @@ from worker.core.errors import ConfigError, RecordingError
 from worker.core.state import PartitionState
 from worker.models.bundle import Bundle, load_bundle
 from worker.pipelines import state_limits
+from worker.recording.parquet import CHUNK_ROWS, READ
 from worker.replay.engine import Spark
-from worker.replay.partition import READ, Applied, PartitionRun, Source
+from worker.replay.partition import Applied, PartitionRun, Source
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 Task = Callable[[tuple[Any, ...], pd.DataFrame], pd.DataFrame]
 
-CHUNK_ROWS = 10_000
 CARRIED = -1
 """In place of an offset: the row holds what is known from the days before."""
 TASKS_A_CORE = 4

@@ -12,7 +12,7 @@ from worker.assets import asset_dir
 from worker.models.bundle import find_bundle
 from worker.models.manifest import MANIFEST_NAME, read_manifest
 from worker.recording.files import segments_of
-from worker.replay.sides import Side
+from worker.replay.sides import EPISODES, SCORES, Side
 from worker.replay.trial import Trial
 from worker.training.readings import files_of
 
@@ -40,7 +40,7 @@ def made_from(trial: Trial) -> list[tuple[str, str]]:
         if trial.against.model != trial.side.model:
             made += _of_bundle("other model", trial.against)
         made += _of_settings("other settings", trial.against)
-    written = [trial.out / name for name in ("scores.parquet", "episodes.parquet")]
+    written = [trial.out / name for name in (SCORES, EPISODES)]
     made += [("results", ", ".join(f"{one.name} {_digest(one)}" for one in written))]
     made += [("program", f"driftdetector {__version__}, Python {platform.python_version()}")]
     return made

@@ -106,11 +106,10 @@ def _of_recording(spec: ChannelSpec, data: Path, topic: str) -> Iterator[Floats]
     # Imported here: a table needs no pyarrow.
     from worker.core.events import EventDecoder
     from worker.recording.files import segments_of
-    from worker.recording.parquet import read_batches
-    from worker.replay.partition import chunk_of
+    from worker.recording.parquet import READ, chunk_of, read_batches
 
     decoder = EventDecoder(spec)
-    for batch in read_batches(segments_of(data, topic), CHUNK_ROWS):
+    for batch in read_batches(segments_of(data, topic), CHUNK_ROWS, READ):
         chunk = chunk_of(topic, 0, batch)
         readings, _ = decoder.decode(chunk)
         values = np.full((len(chunk), len(spec.continuous)), np.nan)

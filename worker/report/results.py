@@ -14,9 +14,8 @@ from typing import Any
 import polars as pl
 
 from worker.core.errors import ConfigError
-
-OTHER = "against"
-TRUTH = "truth.parquet"
+from worker.replay.sides import DRIFT, EPISODES, HEALTH, SCORES, SUMMARY, WINDOWS
+from worker.replay.trial import AGAINST, TRUTH
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def read_results(folder: Path) -> Results:
         # An earlier backtest may have left more in the folder than this one's summary tells of.
         return Results(
             this=this,
-            other=_side(folder / OTHER) if this.summary.get("against") else None,
+            other=_side(folder / AGAINST) if this.summary.get("against") else None,
             truth=pl.read_parquet(folder / TRUTH) if this.summary.get("truth") else None,
             drift=_drift(folder) if this.summary.get("drift") else None,
         )
@@ -83,15 +82,15 @@ def read_results(folder: Path) -> Results:
 
 def _side(folder: Path) -> Side:
     return Side(
-        summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
-        scores=folder / "scores.parquet",
-        episodes=pl.read_parquet(folder / "episodes.parquet"),
-        health=pl.read_parquet(folder / "health.parquet"),
+        summary=json.loads((folder / SUMMARY).read_text(encoding="utf-8")),
+        scores=folder / SCORES,
+        episodes=pl.read_parquet(folder / EPISODES),
+        health=pl.read_parquet(folder / HEALTH),
     )
 
 
 def _drift(folder: Path) -> Drift:
     return Drift(
-        events=pl.read_parquet(folder / "drift.parquet"),
-        windows=pl.read_parquet(folder / "drift_windows.parquet"),
+        events=pl.read_parquet(folder / DRIFT),
+        windows=pl.read_parquet(folder / WINDOWS),
     )

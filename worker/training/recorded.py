@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from worker.core.channels import ChannelSpec
 from worker.core.errors import ConfigError
-from worker.core.events import Chunk, EventDecoder
+from worker.core.events import EventDecoder
 from worker.recording.files import segments_of
-from worker.recording.parquet import read_batches
+from worker.recording.parquet import CHUNK_ROWS, READ, chunk_of, read_batches
 from worker.training.readings import Recording
-
-CHUNK_ROWS = 10_000
 
 
 def read_recorded(root: Path, topic: str, spec: ChannelSpec) -> Recording:
@@ -29,7 +26,7 @@ def read_recorded(root: Path, topic: str, spec: ChannelSpec) -> Recording:
     """
     decoder = EventDecoder(spec)
     frames, left_out = [], 0
-    for batch in read_batches(segments_of(root, topic), CHUNK_ROWS):
+    for batch in read_batches(segments_of(root, topic), CHUNK_ROWS, READ):
         frames.append(_readings(decoder, spec, topic, batch))
         left_out += len(batch) - len(frames[-1])
     if not sum(map(len, frames)):
@@ -44,15 +41,7 @@ def read_recorded(root: Path, topic: str, spec: ChannelSpec) -> Recording:
 def _readings(
     decoder: EventDecoder, spec: ChannelSpec, topic: str, batch: pa.RecordBatch
 ) -> pl.DataFrame:
-    chunk = Chunk(
-        topic=topic,
-        partition=0,
-        offsets=np.arange(len(batch)),
-        timestamps_ms=batch.column("timestamp").cast(pa.int64()).fill_null(0).to_numpy(),
-        keys=batch.column("key").to_pylist(),
-        values=batch.column("value").to_pylist(),
-    )
-    readings, _ = decoder.decode(chunk)
+    readings, _ = decoder.decode(chunk_of(topic, 0, batch))
     others = {
         name: pl.Series([None if v is None else str(v) for v in values], dtype=pl.String)
         for name, values in (readings.categories | readings.codes).items()

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from worker.core.drift import Collector, Partial, Reference, learn_reference
+from worker.core.drift import Collector, Partial, Reference, WindowReport, learn_reference
+from worker.core.drift.judge import judge
 
 SECOND_US = 1_000_000
 
@@ -42,3 +43,9 @@ def gathered(
     times = start_us + np.arange(n) * SECOND_US
     collector.add(times, np.zeros(n, np.int64), [b"press-1"], rows, np.zeros(n, np.bool_), {})
     return collector.take(n)
+
+
+def judged(reference: Reference, window: NDArray[np.float32]) -> WindowReport:
+    """What is said of a window of one machine, at a level of 1 %."""
+    (partial,) = gathered(reference, window, len(window) * SECOND_US)
+    return judge(reference, reference.groups["fleet"], partial, 0.01, 30).report

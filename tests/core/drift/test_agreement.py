@@ -9,22 +9,15 @@ from evidently.legacy.calculations import stattests
 from evidently.legacy.core import ColumnType
 from scipy import stats
 
-from tests.core.drift.series import gathered, learned
+from tests.core.drift.series import judged, learned
 from worker.core.drift import statistics
-from worker.core.drift.judge import judge
 from worker.core.drift.outputs import Test as Found
 
 RNG = np.random.default_rng(29)
 USUAL = RNG.normal(size=(20_000, 3)).astype("f4")
 WINDOW = (RNG.normal(size=(600, 3)) * [1.0, 1.5, 1.0] + [0.25, 0.0, 0.0]).astype("f4")
 REFERENCE = learned(USUAL)
-REPORT = judge(
-    REFERENCE,
-    REFERENCE.groups["fleet"],
-    gathered(REFERENCE, WINDOW, 600_000_000)[0],
-    0.01,
-    30,
-).report
+REPORT = judged(REFERENCE, WINDOW)
 KINDS = ("a", "b", "c", "d")
 
 

@@ -7,23 +7,16 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance
 
-from tests.core.drift.series import autoregressive, gathered, learned
+from tests.core.drift.series import autoregressive, judged, learned
 from worker.core.drift import statistics
 from worker.core.drift.calibration import LongRun, adjust, limit_of, two_sided
-from worker.core.drift.judge import judge
 from worker.core.drift.outputs import Test as Found
 
 RNG = np.random.default_rng(17)
 USUAL = RNG.normal(size=(20_000, 2)).astype("f4")
 REFERENCE = learned(USUAL)
 WINDOW = (RNG.normal(size=(600, 2)) * 1.2 + [0.4, 0.0]).astype("f4")
-REPORT = judge(
-    REFERENCE,
-    REFERENCE.groups["fleet"],
-    gathered(REFERENCE, WINDOW, 600_000_000)[0],
-    0.01,
-    30,
-).report
+REPORT = judged(REFERENCE, WINDOW)
 
 
 def found(feature: str, name: str) -> Found:
@@ -47,8 +40,7 @@ def test_wasserstein_is_scipys_within_five_percent_of_a_standard_deviation(colum
 
 def test_the_drift_score_does_not_depend_on_the_unit() -> None:
     small = learned(USUAL * np.float32(1e-6))
-    (partial,) = gathered(small, WINDOW * np.float32(1e-6), 600_000_000)
-    report = judge(small, small.groups["fleet"], partial, 0.01, 30).report
+    report = judged(small, WINDOW * np.float32(1e-6))
     scores = {one.feature: one.score for one in report.features}
     assert scores == pytest.approx({one.feature: one.score for one in REPORT.features}, rel=1e-3)
 

@@ -82,8 +82,7 @@ class Collector:
         keys = np.empty(n, np.uint64)
         kernel.draw(hashes[own], times_us, np.uint64(layout.fingerprint), keys)
         codes = self._codes(n, categories)
-        position = {name: k for k, name in enumerate(names)}
-        chunk = _Chunk(found, steps, keys, own, hashes, names, position, anomalous, codes)
+        chunk = _Chunk(found, steps, keys, own, hashes, names, anomalous, codes)
         panes, pane_of = np.unique(times_us // self.pane_us, return_inverse=True)
         if len(panes) == 1:
             self._gather(panes[0], chunk)
@@ -148,7 +147,9 @@ class Collector:
         channel, _, value = group.partition("=")
         chosen: NDArray[np.bool_]
         if channel == MACHINE:
-            chosen = chunk.own == chunk.position.get(value.encode(), -1)
+            machine_id = value.encode()
+            here = machine_id in chunk.names
+            chosen = chunk.own == (chunk.names.index(machine_id) if here else -1)
             return chosen
         for (name, values), code in zip(self.layout.categories, chunk.codes, strict=True):
             if name == channel:
@@ -159,10 +160,7 @@ class Collector:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """n rows, located: see :meth:`Collector.add`.
-
-    ``own`` (n,) are positions in hashes and names; ``position`` says that of each name.
-    """
+    """n rows, located: see :meth:`Collector.add`; ``own`` are positions in hashes and names."""
 
     cells: NDArray[np.uint8]
     steps: NDArray[np.int32]
@@ -170,7 +168,6 @@ class _Chunk:
     own: NDArray[np.int64]
     hashes: NDArray[np.uint64]
     names: list[bytes]
-    position: Mapping[bytes, int]
     anomalous: NDArray[np.bool_]
     codes: list[Counts]
 
@@ -183,7 +180,6 @@ class _Chunk:
             self.own[at],
             self.hashes,
             self.names,
-            self.position,
             self.anomalous[at],
             [code[at] for code in self.codes],
         )
