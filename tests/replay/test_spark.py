@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +10,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from pyspark.sql import SparkSession
 
 from tests.replay.conftest import Pumps
 from tests.support.recorded import keep
@@ -20,6 +19,7 @@ from worker.core.outgoing import partition_of
 from worker.replay.engine import Spark
 from worker.replay.partition import Source
 from worker.replay.recorded import Result, backtest_recording
+from worker.replay.spark import spark_session
 from worker.settings import Settings
 
 TOPIC, PARTITIONS = "events", 3
@@ -29,16 +29,19 @@ Sent = tuple[bytes, bytes, int]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    """One session for all tests: it takes seconds to start."""
-    spark = (
-        SparkSession.builder.master(LOCAL.master)
-        .config("spark.pyspark.python", sys.executable)
-        .config("spark.ui.enabled", "false")
-        .getOrCreate()
-    )
-    yield
-    spark.stop()
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One session for all tests: it takes seconds to start.
+
+    The first ``python3`` of PATH is not this one, as where no environment is activated.
+    """
+    other = tmp_path_factory.mktemp("bin") / "python3"
+    other.write_text("#!/bin/sh\nexit 1\n")
+    other.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{other.parent}:{os.environ['PATH']}")
+        patch.delenv("PYSPARK_PYTHON", raising=False)
+        with spark_session(LOCAL.master):
+            yield
 
 
 def keep_days(root: Path, partition: int, sent: list[Sent]) -> None:

@@ -95,7 +95,7 @@ def apply_on_spark(
     """
     found: list[Applied] = []
     place = f"{cluster.data or source.root}/topic={source.topic}"
-    with _session(cluster.master) as spark, _explained(place):
+    with spark_session(cluster.master) as spark, _explained(place):
         records = spark.read.parquet(place)
         days = sorted(row["date"] for row in records.select("date").distinct().collect())
         files = spark.sparkContext.broadcast(_Files.of(bundle))
@@ -191,8 +191,12 @@ def _keep(row: dict[str, Any], folder: Path, day: int) -> Applied:
 
 
 @contextmanager
-def _session(master: str | None) -> Iterator[SparkSession]:
-    """A session of its own, or the one that runs already, which goes on."""
+def spark_session(master: str | None) -> Iterator[SparkSession]:
+    """A session of its own, or the one that runs already, which goes on.
+
+    Raises:
+        ConfigError: Spark cannot be started.
+    """
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
@@ -201,8 +205,9 @@ def _session(master: str | None) -> Iterator[SparkSession]:
     if master is not None:
         builder = builder.master(master)
         if master.startswith("local"):
-            # Tasks need the packages that are installed here.
-            builder = builder.config("spark.pyspark.python", sys.executable)
+            # Tasks need the packages that are installed here, and Spark would take the first
+            # python3 of PATH. It reads the variable alone: the configuration key is for submits.
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = builder.config("spark.ui.showConsoleProgress", "false")
     try:
         spark = running or builder.getOrCreate()
@@ -232,7 +237,8 @@ def _explained(place: str) -> Iterator[None]:
         ) from error
     except PySparkException as error:
         ours = re.search(r"worker\.core\.errors\.\w+: (.+)", str(error))
-        what = ours[1] if ours else _first_line(error)
+        theirs = re.findall(r"^\w[\w.]*Error: .+", str(error), re.MULTILINE)
+        what = ours[1] if ours else theirs[-1] if theirs else _first_line(error)
         raise RecordingError(f"Spark could not apply the recording: {what}") from error
 
 
