@@ -251,5 +251,6 @@ class Metrics(TransportMetrics):
             "that invents machine ids, or raise the limit",
             sorted(self._refused),
             self._refused.total(),
+            extra={"partitions": sorted(self._refused)},
         )
         self._refused.clear()

@@ -347,10 +347,14 @@ class HttpSettings(_Section):
 
 
 class LogSettings(_Section):
-    """What the processes log to stderr."""
+    """What the processes log to stderr.
+
+    Attributes:
+        format: auto: text on a terminal, else JSON.
+    """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
+    format: Literal["auto", "text", "json"] = "auto"
 
 
 class Settings(BaseSettings):

@@ -21,7 +21,9 @@ class Backlog:
         """Log a line when the worker has fallen behind, and one when that is over."""
         if not self._most_events and behind_events >= BEHIND_EVENTS:
             log.warning(
-                "behind by %d events: reading on only as fast as they are scored", behind_events
+                "behind by %d events: reading on only as fast as they are scored",
+                behind_events,
+                extra={"behind_events": behind_events},
             )
             self._most_events = behind_events
         elif self._most_events and behind_events < CAUGHT_UP_EVENTS:

@@ -152,5 +152,9 @@ class Orphans:
             return
         orphans = self._judge.look(members, len(topics[topic].partitions), time.monotonic())
         if orphans:
-            log.warning("nobody owns partitions %s: joining the group anew", orphans)
+            log.warning(
+                "nobody owns partitions %s: joining the group anew",
+                orphans,
+                extra={"partitions": orphans},
+            )
             self._poller.join_anew()

@@ -294,7 +294,9 @@ class Poller(threading.Thread):
             )
         if not is_passing(error):
             raise BrokerError(f"reading topic {self._topic!r}: {describe(error)}.")
-        log.warning("reading topic %s: %s", self._topic, describe(error))
+        log.warning(
+            "reading topic %s: %s", self._topic, describe(error), extra={"topic": self._topic}
+        )
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         committed = self._committed(consumer, partitions)
@@ -312,7 +314,8 @@ class Poller(threading.Thread):
             for partition in committed:
                 self._assignments[partition.partition] = Assignment(self._epoch, partition.offset)
                 self._positions[partition.partition] = partition.offset
-        log.info("assigned partitions %s", sorted(p.partition for p in partitions))
+        numbers = sorted(p.partition for p in partitions)
+        log.info("assigned partitions %s", numbers, extra={"partitions": numbers})
         self._listener.on_assignment_changed()
 
     def _committed(
@@ -370,7 +373,7 @@ class Poller(threading.Thread):
         committed.result()
         self._forget(numbers)
         consumer.incremental_unassign(partitions)
-        log.info("gave back partitions %s", numbers)
+        log.info("gave back partitions %s", numbers, extra={"partitions": numbers})
         self._listener.on_assignment_changed()
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -41,6 +41,7 @@ def first_readable(
             position,
             earliest - 1,
             topic,
+            extra={"topic": topic, "partition": partition, "offset": position},
         )
         on_deleted(partition, earliest - position)
     return max(position, earliest)
