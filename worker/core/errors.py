@@ -12,7 +12,8 @@
     ├── RecordingError       a recording cannot be read or written
     ├── GapError             records between state and input are missing; a new start mends it
     ├── FencedError          another worker has taken over; this one must stop
-    └── StalledError         something in the worker stands still; it must be started anew
+    ├── StalledError         something in the worker stands still; it must be started anew
+    └── OnlineStoreError     the online store cannot be reached or used; scoring does not need it
 
 Each message is one sentence (or two) a person can act on: which key or file,
 what is wrong, what to write or do instead. The command line prints it without a
@@ -87,3 +88,9 @@ class StalledError(DriftDetectorError):
     """The worker does not get on although it should; uncommitted work was discarded."""
 
     exit_code = 70
+
+
+class OnlineStoreError(DriftDetectorError):
+    """The online store did not answer, or refused what was asked of it."""
+
+    exit_code = 69

@@ -50,10 +50,11 @@ class Scored(NamedTuple):
 
     Attributes:
         readings: of these k events; its ``rows`` are their positions in the chunk.
-        machines: (k,) a number for each machine.
+        machines: (k,) positions in the state's arrays.
         values: (k, C) readings that were used, NaN where missing or masked.
         maintained: (k,) whether an event is under planned maintenance.
         previous_us: (k,) the machine's newest event time before each event, -1 without.
+        aggregates: (k, C, 5) of the windows; see :func:`worker.core.windows.aggregate`.
     """
 
     scores: Scores
@@ -62,6 +63,7 @@ class Scored(NamedTuple):
     values: NDArray[np.float64]
     maintained: NDArray[np.bool_]
     previous_us: NDArray[np.int64]
+    aggregates: NDArray[np.float64]
 
 
 @dataclass

@@ -19,13 +19,15 @@ from worker.core import episodes, health, maintenance, messages, outgoing, windo
 from worker.core.detection.detector import Detector, Scores
 from worker.core.episodes import Episodes, Evidence, Opened
 from worker.core.events import Chunk, EventDecoder, Readings, Reject
-from worker.core.explanation import SeenCode, explain
+from worker.core.explanation import Explanation, SeenCode, explain
 from worker.core.health import Health
 from worker.core.health.words import sensor_health
 from worker.core.maintenance import Maintained
 from worker.core.outgoing import Outputs, Record, Scored
 from worker.core.planned import PlannedWindow
+from worker.core.rows import Layout
 from worker.core.state import PartitionState, Stretch
+from worker.core.table import MachineTable
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Pipeline:
         self.episodes = episodes
         self.planned = planned
         self.decoder = EventDecoder(self.spec)
+        self.layout = Layout.of(self.spec)
 
     def step(self, state: PartitionState, chunk: Chunk, *, tells_anomalies: bool = True) -> Outputs:
         """Apply the records of ``chunk`` that ``state`` has not seen yet.
@@ -105,6 +108,40 @@ class Pipeline:
             readings: of its records, in their order.
         """
         return self._apply_all(state, chunk, readings, [], tells_anomalies=False)
+
+    def begin(
+        self, table: MachineTable, rows: NDArray[np.int64], machine_ids: Sequence[str]
+    ) -> None:
+        """Let the machines in table rows (n,) begin with this bundle's baselines."""
+        self.detector.begin(table, rows, machine_ids)
+        self.health.begin(table, rows, machine_ids)
+        table["model"][rows] = self.fingerprint
+
+    def explain_reading(
+        self,
+        readings: Readings,
+        i: int,
+        signals: NDArray[np.float64],
+        scores: Scores,
+        k: int,
+    ) -> Explanation:
+        """Say why a reading is abnormal.
+
+        Args:
+            i: its position among ``readings``.
+            signals: (n, D) of the events that were scored together.
+            k: its position among these.
+        """
+        codes = [column[i] for column in readings.codes.values()]
+        return explain(
+            self.spec,
+            scores.contributions[k],
+            signals[k],
+            scores.expected[k],
+            scores.deviation[k],
+            codes=[seen and SeenCode(*seen) for seen in self.detector.codes.seen(codes)],
+            experience=float(scores.experience[k]),
+        )
 
     def _apply_all(
         self,
@@ -207,7 +244,7 @@ class Pipeline:
         work.outputs.anomalies += int((scores.anomaly_score < scores.threshold).sum())
         work.outputs.scored += len(at)
         work.outputs.scored_events.append(
-            Scored(scores, part, machines, values, maintained, previous_us)
+            Scored(scores, part, machines, values, maintained, previous_us, aggregates)
         )
 
     def _begin(self, state: PartitionState, machines: NDArray[np.int64]) -> None:
@@ -215,10 +252,7 @@ class Pipeline:
         of_others = machines[state.table["model"][machines] != self.fingerprint]
         if len(of_others):
             rows = np.unique(of_others)
-            machine_ids = [name.decode() for name in state.names(rows)]
-            self.detector.begin(state.table, rows, machine_ids)
-            self.health.begin(state.table, rows, machine_ids)
-            state.table["model"][rows] = self.fingerprint
+            self.begin(state.table, rows, [name.decode() for name in state.names(rows)])
 
     def _maintain(
         self, work: _Work, at: NDArray[np.int64], machines: NDArray[np.int64], part: Readings
@@ -302,16 +336,7 @@ class Pipeline:
             i = int(at[k])
             name = readings.machine_ids[i].decode()
             opened_us = opened.at(k, int(machines[k]))
-            codes = [column[i] for column in readings.codes.values()]
-            found = explain(
-                self.spec,
-                scores.contributions[k],
-                signals[k],
-                scores.expected[k],
-                scores.deviation[k],
-                codes=[seen and SeenCode(*seen) for seen in self.detector.codes.seen(codes)],
-                experience=float(scores.experience[k]),
-            )
+            found = self.explain_reading(readings, i, signals, scores, k)
             categories = readings.categories | readings.codes
             offset = int(chunk.offsets[readings.rows[i]])
             message = messages.Anomaly(
