@@ -31,6 +31,7 @@ from worker.metrics import Metrics
 from worker.models.bundle import Bundle, load_bundle
 from worker.models.manifest import BASELINES_NAME, MANIFEST_NAME, MODEL_NAME, REFERENCE_NAME
 from worker.pipelines import create_pipeline, state_limits
+from worker.tracing import Untraced
 from worker.transport.driver import Transport
 from worker.transport.processor import Destinations
 from worker.transport.restore import Follower
@@ -174,9 +175,8 @@ def restored(
     """State from the changelog, as a starting worker restores it."""
     app = SimpleNamespace(conf=SimpleNamespace(broker=None))
     loaded = load(settings)
-    transport = Transport(
-        app, loaded, OnlyRestores(), Destinations("", loaded.changelog_topic, {}), Metrics()
-    )
+    destinations = Destinations("", loaded.changelog_topic, {})
+    transport = Transport(app, loaded, OnlyRestores(), destinations, Metrics(), Untraced())
     limits = state_limits(loaded, bundle)
     readers = {
         partition: StateReader(bundle.spec, limits, f"partition {partition}")

@@ -24,6 +24,7 @@ from worker.api.status import Status, StatusServer
 from worker.core.errors import TopicError
 from worker.metrics import TransportMetrics
 from worker.settings import Settings
+from worker.tracing import create_tracing
 from worker.transport.driver import Transport
 from worker.transport.processor import Application, Destinations, Processor
 from worker.transport.restore import StateReader
@@ -102,7 +103,8 @@ def create_service(settings: Settings, agent: Agent) -> ServiceApp:
     )
     app.ended = asyncio.Event()
     app.metrics = metrics
-    app.transport = Transport(app, settings, agent.application, destinations, metrics)
+    tracing = create_tracing(settings, f"driftdetector-{agent.name}")
+    app.transport = Transport(app, settings, agent.application, destinations, metrics, tracing)
     app.processor = app.transport.processor
     app.tables.add(
         StateTable(

@@ -357,6 +357,26 @@ class LogSettings(_Section):
     format: Literal["auto", "text", "json"] = "auto"
 
 
+class TracingSettings(_Section):
+    """Traces, by OpenTelemetry.
+
+    Attributes:
+        endpoint: of a collector that takes OTLP over HTTP; absent: no traces.
+    """
+
+    endpoint: str | None = None
+
+    @field_validator("endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", value):
+            raise ValueError(
+                f"{value!r} is not a collector's address; write it as in "
+                '"http://collector:4318", with credentials in OTEL_EXPORTER_OTLP_HEADERS'
+            )
+        return value
+
+
 class Settings(BaseSettings):
     """All settings; see :func:`load_settings`. Constructed directly, it reads no source."""
 
@@ -373,6 +393,7 @@ class Settings(BaseSettings):
     drift: DriftSettings = Field(default_factory=DriftSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
 
     @classmethod
     def settings_customise_sources(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from load.simulation.faults import EXPECTED
 from load.simulation.world import Outcome, simulate
 
-ENOUGH_SEEDS = 1000
+ENOUGH_SEEDS = 500
 """So many meet every kind of fault; fewer may not."""
 _SEEDS_A_TASK = 10
 

@@ -72,8 +72,9 @@ class Producer:
         key: bytes | None,
         partition: int,
         on_delivery: Callable[..., None],
+        headers: object = None,
     ) -> None:
-        """Queue a record."""
+        """Queue a record; no headers are simulated."""
         if self._fatal is not None:
             raise KafkaException(KafkaError(KafkaError._FATAL, self._fatal.str()))
         if self._abortable is not None or self._committing:

@@ -33,7 +33,14 @@ class Notes:
         self.calls: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
 
-    def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+    def publish(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: object = None,
+    ) -> None:
         self.calls.append(("publish", topic, partition, key))
 
     def commit(self, group: Any, offsets: list[TopicPartition]) -> None:

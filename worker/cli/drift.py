@@ -44,8 +44,9 @@ def watch(
     settings = context_of(context).settings({"kafka.brokers": broker} if broker else None)
     from worker.drift_app import run_drift_agent
     from worker.logs import configure_logging
+    from worker.tracing import log_fields
 
-    configure_logging(settings.log)
+    configure_logging(settings.log, also=log_fields(settings))
     run_drift_agent(settings)
 
 

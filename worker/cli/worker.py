@@ -43,8 +43,9 @@ def worker(
     signal.signal(signal.SIGTERM, _end)  # until the event loop takes over: nothing was read yet
     settings = context_of(context).settings({"kafka.brokers": broker} if broker else None)
     from worker.logs import configure_logging
+    from worker.tracing import log_fields
 
-    configure_logging(settings.log)
+    configure_logging(settings.log, also=log_fields(settings))
     if rebuild_state:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # cut short is not done
         from worker.cli.rebuild import rebuild

@@ -28,12 +28,14 @@ class Record(NamedTuple):
             of the input tell under one key meets in one place. Else it goes by the input's
             partition: the same in every run, also for records without a key, and a machine's
             records stay in order.
+        offset: of the input's record that caused it; None: many did.
     """
 
     stream: Stream | DriftStream
     key: bytes | None
     value: bytes
     gathered: bool = False
+    offset: int | None = None
 
     def partition(self, source: int, partitions: int) -> int:
         """Which of so many partitions it goes to, when it came of partition ``source``."""

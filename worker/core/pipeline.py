@@ -161,7 +161,10 @@ class Pipeline:
             machines = state.indices(readings.machine_ids)
             work = _Work(state, chunk, readings, machines, outputs, found, tells_anomalies)
             self._apply(work)
-        outputs.records = [record for _, record in sorted(found, key=lambda item: item[0])]
+        outputs.records = [
+            record._replace(offset=int(chunk.offsets[row]))
+            for row, record in sorted(found, key=lambda item: item[0])
+        ]
         state.next_offset = int(chunk.offsets[-1]) + 1
         return outputs
 

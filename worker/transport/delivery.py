@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from confluent_kafka import Message
 
 from worker.core.events import Chunk
+from worker.tracing import TRACEPARENT
 
 MAX_CHUNK_BYTES = 2 * 1024 * 1024
 """More than 10,000 ordinary events have; it cuts what floods of large records would give."""
@@ -26,11 +27,13 @@ class Delivery:
             earlier assignment must not be applied.
         begin: the position before it; anything between ``begin`` and the first offset
             holds no records (transaction markers, compacted away).
+        traceparents: that header of the records that carry it, by offset, where traces are on.
     """
 
     chunk: Chunk
     epoch: int
     begin: int
+    traceparents: Mapping[int, bytes] = field(default_factory=dict)
 
     @cached_property
     def size_bytes(self) -> int:
@@ -71,6 +74,17 @@ def chunks_by_partition(topic: str, messages: Iterable[Message]) -> Iterator[Chu
                 keys=keys[begin:end],
                 values=values[begin:end],
             )
+
+
+def traceparents(messages: Iterable[Message]) -> dict[int, dict[int, bytes]]:
+    """The trace contexts that records carry, by partition and offset."""
+    found: dict[Any, dict[Any, bytes]] = {}
+    for message in messages:
+        headers: list[Any] = message.headers() or []  # type: ignore[assignment]  # never a dict
+        for name, value in headers:
+            if name == TRACEPARENT and value:
+                found.setdefault(message.partition(), {})[message.offset()] = value
+    return found
 
 
 def _cuts(

@@ -14,6 +14,7 @@ from faust.transport import base
 
 from worker.kafka_config import create_tuned
 from worker.settings import Settings
+from worker.tracing import Tracing
 from worker.transport.assignment import PollerListener
 from worker.transport.consumer import Consumer
 from worker.transport.group import Group, Orphans
@@ -50,6 +51,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         application: what the processor applies to each chunk.
         destinations: the topics.
         listener: hears of chunks, commits and restores.
+        tracing: is told of chunks, commits and what they publish.
     """
 
     Consumer: ClassVar[type[Consumer]] = Consumer
@@ -64,13 +66,15 @@ class Transport(base.Transport):  # type: ignore[misc]
         application: Application,
         destinations: Destinations,
         listener: Listener,
+        tracing: Tracing,
     ) -> None:
         super().__init__(app.conf.broker, app)
         self._settings = settings
         self._destinations = destinations
         self.listener = listener
         self.publisher = Publisher(self.make_producer, self.exactly_once)
-        self.processor = Processor(application, destinations, self.publisher, listener)
+        self._tracing = tracing
+        self.processor = Processor(application, destinations, self.publisher, listener, tracing)
         self._observer: Observer | None = None
         self._orphans: Orphans | None = None
         self._restoring: Collection[Follower] = ()
@@ -82,7 +86,7 @@ class Transport(base.Transport):  # type: ignore[misc]
 
     def make_poller(self, topic: str, listener: PollerListener) -> Poller:
         """The polling thread, not started; from now on there is something to observe."""
-        poller = Poller(self.make_consumer(), topic, listener)
+        poller = Poller(self.make_consumer(), topic, listener, self._tracing.reads_headers)
         admin = self._create(AdminClient, {})
         self._observer = Observer(poller, self.processor, Ends(admin, topic))
         self._orphans = Orphans(admin, self._group, poller)

@@ -26,7 +26,7 @@ from worker.core.errors import BrokerError, FencedError, TopicError
 from worker.kafka_config import describe, is_passing, retried
 from worker.transport.assignment import Assignment, PollerListener, Sight
 from worker.transport.backlog import Backlog
-from worker.transport.delivery import Delivery, chunks_by_partition
+from worker.transport.delivery import Delivery, chunks_by_partition, traceparents
 from worker.transport.retention import first_readable
 
 log = logging.getLogger(__name__)
@@ -52,10 +52,21 @@ _TOPIC_ERRORS = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
 
 class Poller(threading.Thread):
-    """Fetches chunks of one topic as a member of a consumer group."""
+    """Fetches chunks of one topic as a member of a consumer group.
 
-    def __init__(self, consumer: Consumer, topic: str, listener: PollerListener) -> None:
+    Args:
+        reads_headers: look for records' trace contexts.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        topic: str,
+        listener: PollerListener,
+        reads_headers: bool = False,
+    ) -> None:
         super().__init__(name="kafka-poller", daemon=True)
+        self._reads_headers = reads_headers
         self._consumer = consumer
         self._topic = topic
         self._listener = listener
@@ -260,6 +271,7 @@ class Poller(threading.Thread):
             self._skip_deleted(partition)
 
     def _keep(self, records: list[Message]) -> None:
+        traces = traceparents(records) if self._reads_headers else {}
         with self._lock:
             for chunk in chunks_by_partition(self._topic, records):
                 assignment = self._assignments.get(chunk.partition)
@@ -270,7 +282,12 @@ class Poller(threading.Thread):
                         f"partition {chunk.partition} delivered records while it was paused; "
                         "restart the worker to read them again."
                     )
-                delivery = Delivery(chunk, assignment.epoch, self._positions[chunk.partition])
+                delivery = Delivery(
+                    chunk,
+                    assignment.epoch,
+                    self._positions[chunk.partition],
+                    traces.get(chunk.partition, {}),
+                )
                 self._positions[chunk.partition] = delivery.end
                 self._buffer.append(delivery)
                 self._buffered_events += len(chunk)

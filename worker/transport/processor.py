@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import TopicPartition
@@ -18,9 +19,10 @@ from confluent_kafka import TopicPartition
 from worker.core.errors import FencedError, GapError
 from worker.core.events import Chunk
 from worker.core.outgoing import Record
+from worker.tracing import TRACEPARENT, Tracing, Untraced
 from worker.transport.delivery import Delivery
 from worker.transport.journal import Journal
-from worker.transport.producer import GroupMember
+from worker.transport.producer import GroupMember, Headers
 
 T = TypeVar("T")
 
@@ -71,7 +73,14 @@ class Application(Protocol):
 class Publishing(Protocol):
     """The part of :class:`worker.transport.producer.Publisher` that the processor needs."""
 
-    def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+    def publish(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None = None,
+    ) -> None:
         """Add one record to the next commit."""
 
     def commit(self, group: GroupMember, offsets: list[TopicPartition]) -> None:
@@ -130,6 +139,7 @@ class Processor:
         destinations: Destinations,
         publisher: Publishing,
         listener: ProcessorListener,
+        tracing: Tracing | None = None,
     ) -> None:
         self.owned: dict[int, OwnedPartition] = {}
         self.journal = Journal()
@@ -139,6 +149,7 @@ class Processor:
         self._destinations = destinations
         self._publisher = publisher
         self._listener = listener
+        self._tracing = tracing or Untraced()
         self._group: GroupMember | None = None
         self._uncommitted: dict[int, int] = {}
         self._outputs_bytes = 0
@@ -237,8 +248,9 @@ class Processor:
             f"{delivery.end - 1}, has not ended"
         )
         started_s = time.perf_counter()
-        outputs = self._application.step(owned.state, delivery.chunk)
-        self._tell(partition, outputs.records)
+        with self._tracing.step(delivery.chunk):
+            outputs = self._application.step(owned.state, delivery.chunk)
+            self._tell(partition, outputs.records, delivery.traceparents)
         self._uncommitted[partition] = owned.state.next_offset
         self.journal.repeat(f"applied partition {partition}", f"up to {delivery.end}")
         self._listener.on_applied(partition, outputs, time.perf_counter() - started_s)
@@ -259,7 +271,8 @@ class Processor:
             TopicPartition(self._destinations.source, partition, offset)
             for partition, offset in self._uncommitted.items()
         ]
-        self._publisher.commit(self._group, offsets)
+        with self._tracing.commit(list(self._uncommitted)):
+            self._publisher.commit(self._group, offsets)
         self.journal.repeat("committed", f"offsets {self._uncommitted}")
         self._uncommitted.clear()
         self._outputs_bytes = 0
@@ -267,14 +280,31 @@ class Processor:
         self.commits += 1
         self._listener.on_committed(time.perf_counter() - started_s)
 
-    def _tell(self, partition: int, records: Iterable[Record]) -> None:
+    def _tell(
+        self,
+        partition: int,
+        records: Iterable[Record],
+        traceparents: Mapping[int, bytes] = MappingProxyType({}),
+    ) -> None:
         for record in records:
             topic, partitions = self._destinations.streams[record.stream]
-            self._publish(topic, record.partition(partition, partitions), record.key, record.value)
+            headers: Headers | None = None
+            if record.offset is not None and record.offset in traceparents:
+                traced = self._tracing.published(topic, traceparents[record.offset])
+                headers = [(TRACEPARENT, traced)]
+            to = record.partition(partition, partitions)
+            self._publish(topic, to, record.key, record.value, headers)
             self._outputs_bytes += len(record.value)
 
-    def _publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
-        self._publisher.publish(topic, partition, key, value)
+    def _publish(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None = None,
+    ) -> None:
+        self._publisher.publish(topic, partition, key, value, headers)
         self.moves += 1
 
     def _give_back(self, partitions: list[int]) -> None:

@@ -25,6 +25,7 @@ from worker.kafka_config import PRODUCER_REPLACED, describe, retried
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Headers = list[tuple[str, str | bytes | None]]
 
 BROKER_DEADLINE_S = 60.0
 ABORT_DEADLINE_S = 5.0
@@ -43,6 +44,7 @@ class _Record(NamedTuple):
     partition: int
     key: bytes | None
     value: bytes | None
+    headers: Headers | None
 
 
 class GroupMember(Protocol):
@@ -84,14 +86,21 @@ class Publisher:
                     lambda: self._client.init_transactions(BROKER_DEADLINE_S), BROKER_DEADLINE_S
                 )
 
-    def publish(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+    def publish(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None = None,
+    ) -> None:
         """Add one record to the next commit, waiting while the send queue is full.
 
         Raises:
             FencedError: another process has taken this instance's place.
             BrokerError: the brokers take nothing within ``BROKER_DEADLINE_S``.
         """
-        record = _Record(topic, partition, key, value)
+        record = _Record(topic, partition, key, value, headers)
         with _explained():
             self._begin()
             self._produce(record)
@@ -189,6 +198,7 @@ class Publisher:
                     record.value,
                     record.key,
                     partition=record.partition,
+                    headers=record.headers,
                     on_delivery=self._on_delivery,
                 )
             except BufferError:
