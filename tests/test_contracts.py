@@ -70,6 +70,7 @@ def test_there_is_a_schema_for_each_message_and_for_the_channel_specification() 
         "replay",
         "drift-event",
         "retraining-request",
+        "acknowledgement",
         "channels",
     }
     assert schema_documents(default_spec()).keys() == {f"{name}.json" for name in names}

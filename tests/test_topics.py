@@ -47,6 +47,7 @@ def settings(kafka: LocalKafka) -> Settings:
             "replays": unique("replays"),
             "drift_events": unique("drift-events"),
             "retraining_requests": unique("retraining-requests"),
+            "audit": unique("audit"),
         },
         worker={"app_id": unique("app")},
     )
@@ -84,12 +85,12 @@ def test_every_stream_and_the_changelog_are_declared() -> None:
     assert next(iter(declarations)) == INPUT
     outputs = {"anomalies", "anomaly-episodes", "sensor-health", "late-events", "dead-letters"}
     drift = {"drift-partials", "drift-state-changelog", "drift-events", "retraining-requests"}
-    assert set(declarations) == {INPUT, CHANGELOG, "replays", *outputs, *drift}
+    assert set(declarations) == {INPUT, CHANGELOG, "replays", "audit", *outputs, *drift}
 
 
 def test_declared_schemas_exist() -> None:
     schemas = [d.schema for d in load_declarations().values() if d.schema]
-    assert len(schemas) == 9
+    assert len(schemas) == 10
     assert all((asset_dir("schemas") / name).is_file() for name in schemas)
 
 
@@ -150,6 +151,7 @@ def test_a_fresh_cluster_gets_every_topic_under_its_configured_name(settings: Se
         settings.topics.sensor_events,
         settings.topics.anomalies,
         settings.topics.anomaly_episodes,
+        settings.topics.audit,
         settings.topics.dead_letters,
         settings.topics.drift_events,
         settings.partials_topic,

@@ -27,6 +27,7 @@ MAX_SHOWN_DIFFERENCES = 5
 Document = dict[str, Any]
 
 _DOCUMENTED: tuple[type[msgspec.Struct], ...] = (
+    messages.Acknowledgement,
     messages.Anomaly,
     messages.Cause,
     messages.DeadLetter,
@@ -82,6 +83,12 @@ def all_messages(spec: ChannelSpec) -> list[Message]:
             "Retraining request",
             messages.RetrainingRequest,
             example_retraining_request(spec),
+        ),
+        Message(
+            "acknowledgement",
+            "Acknowledgement",
+            messages.Acknowledgement,
+            example_acknowledgement(spec),
         ),
     ]
 
@@ -306,6 +313,21 @@ def example_retraining_request(spec: ChannelSpec) -> Document:
             reason="Drift has lasted 6.0 h, and with it model_score changed.",
             reference=event["reference"],
             model_version=event["model_version"],
+        )
+    )
+
+
+def example_acknowledgement(spec: ChannelSpec) -> Document:
+    """Somebody looks after the episode of the example."""
+    episode = example_episode(spec)
+    return _plain(
+        messages.Acknowledgement(
+            episode_id=episode["id"],
+            machine_id=episode["machine_id"],
+            acknowledged_at="2026-03-02T06:34:12.000000Z",
+            who="K. Brandt",
+            note="Bearing replaced on Tuesday; on my way to look at it.",
+            token="control-room",  # noqa: S106 - a name
         )
     )
 

@@ -151,6 +151,7 @@ class TopicSettings(_Section):
     replays: str = "replays"
     drift_events: str = "drift-events"
     retraining_requests: str = "retraining-requests"
+    audit: str = "audit"
 
     @field_validator("*")
     @classmethod

@@ -30,6 +30,7 @@ def test_what_is_written_passes_the_check_until_it_is_changed(
         "late-event.json",
         "replay.json",
         "retraining-request.json",
+        "acknowledgement.json",
         "sensor-event.json",
         "sensor-health.json",
     }

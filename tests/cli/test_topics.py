@@ -30,7 +30,7 @@ def test_missing_topics_are_reported_then_created_then_as_declared(
     names: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["topics", "check"]) == 1
-    assert capsys.readouterr().out.count("missing; driftdetector topics apply creates it") == 12
+    assert capsys.readouterr().out.count("missing; driftdetector topics apply creates it") == 13
     assert run(["topics", "apply", "--dry-run"]) == 0
     assert capsys.readouterr().out.count("would be created (4 partitions)") == 9
     assert run(["topics", "check"]) == 1
@@ -56,7 +56,7 @@ def test_missing_topics_are_reported_then_created_then_as_declared(
     assert shown.count(": created (4 partitions)") == 9
     for command in ("check", "apply"):
         assert run(["topics", command]) == 0
-        assert capsys.readouterr().out.count(": as declared") == 12
+        assert capsys.readouterr().out.count(": as declared") == 13
 
 
 def test_a_differing_topic_is_shown_as_a_table_with_the_command_to_change_it(

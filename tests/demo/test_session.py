@@ -122,7 +122,13 @@ def test_on_a_real_kafka_it_is_exactly_once_and_leaves_other_topics_alone(
     names = AdminClient({"bootstrap.servers": brokers}).list_topics(timeout=10).topics
     own = {name for name in names if name.startswith(prefix[1])}
     others = ["anomaly-episodes", "sensor-health", "replays", "machine-state-changelog"]
-    others += ["drift-partials", "drift-state-changelog", "drift-events", "retraining-requests"]
+    others += [
+        "drift-partials",
+        "drift-state-changelog",
+        "drift-events",
+        "retraining-requests",
+        "audit",
+    ]
     assert own == {f"{prefix[1]}{stream}" for stream in [*counts, *others]}
 
 

@@ -429,6 +429,24 @@ class Replay(msgspec.Struct, frozen=True):
     replayed_at: str
 
 
+class Acknowledgement(msgspec.Struct, frozen=True):
+    """A person has seen an episode and looks after it; key: id of the episode.
+
+    Attributes:
+        acknowledged_at: by the clock of the server that was told, RFC 3339 UTC.
+        who: as the person gave it.
+        note: what was found or done.
+        token: name of the access token that it was sent with; null where none is needed.
+    """
+
+    episode_id: str
+    machine_id: str
+    acknowledged_at: str
+    who: str
+    note: str
+    token: str | None
+
+
 class MaintenanceNotice(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}
 ):
