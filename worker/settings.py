@@ -347,6 +347,42 @@ class HttpSettings(_Section):
         return value
 
 
+class ServeSettings(_Section):
+    """The HTTP service.
+
+    Attributes:
+        port: 0 takes any free port.
+        tokens_file: whose hashes of tokens it goes by; needed as soon as other machines can reach
+            the port.
+        max_body_bytes: of a request.
+        body_timeout_s: for how long the body of a request may take to arrive.
+        max_requests: that are answered at once.
+        max_streams: live pages that are open at once.
+        max_requests_per_s: of one token, or without tokens of one address.
+    """
+
+    host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    tokens_file: Path | None = None
+    max_body_bytes: int = Field(1_048_576, ge=1_024, le=67_108_864)
+    body_timeout_s: int = Field(5, ge=1, le=300)
+    max_requests: int = Field(256, ge=1, le=100_000)
+    max_streams: int = Field(200, ge=1, le=100_000)
+    max_requests_per_s: int = Field(5_000, ge=1, le=1_000_000)
+
+    @field_validator("tokens_file")
+    @classmethod
+    def _check_tokens_file(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        host = info.data.get("host", "127.0.0.1")
+        if value is None and not is_loopback(host):
+            raise ValueError(
+                f"tokens are required because other machines can reach serve.host {host!r}; make "
+                "one with `driftdetector token new --file tokens.toml` and name the file, or set "
+                "serve.host to 127.0.0.1"
+            )
+        return value
+
+
 class LogSettings(_Section):
     """What the processes log to stderr.
 
@@ -393,6 +429,7 @@ class Settings(BaseSettings):
     maintenance: MaintenanceSettings = Field(default_factory=MaintenanceSettings)
     drift: DriftSettings = Field(default_factory=DriftSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
+    serve: ServeSettings = Field(default_factory=ServeSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
 

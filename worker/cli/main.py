@@ -17,6 +17,8 @@ COMMAND_MODULES = (
     "worker.cli.demo",
     "worker.cli.worker",
     "worker.cli.drift",
+    "worker.cli.serve",
+    "worker.cli.token",
     "worker.cli.reference",
     "worker.cli.config",
     "worker.cli.topics",
