@@ -74,7 +74,6 @@ def create_api(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        max_body_size=serve.max_body_bytes,
     )
     app.state.access = Access(tokens)
     app.add_middleware(Guard, settings=serve, metrics=metrics)

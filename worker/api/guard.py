@@ -1,6 +1,6 @@
-"""What keeps the HTTP service up whatever is sent to it: limits of rate, number and time.
+"""What keeps the HTTP service up whatever is sent to it: limits of rate, number, size and time.
 
-Sizes are FastAPI's own limit; connections that send nothing are :mod:`worker.api.server`'s.
+Connections that send no request are :mod:`worker.api.server`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker.api.metrics import ApiMetrics, Refusal
-from worker.api.problems import problem_response
+from worker.api.problems import Problem, problem_response
 from worker.settings import ServeSettings
 
 OPEN_PATHS = ("/health", "/ready")
@@ -60,6 +60,8 @@ class Guard:
             await self._app(scope, receive, secured)
         elif self._active >= self._settings.max_requests:
             await self._refuse("busy", 503, "too many requests at once", scope, receive, secured)
+        elif scope["path"] == "/live" and self._streams >= self._settings.max_streams:
+            await self._refuse("busy", 503, "too many live pages at once", scope, receive, secured)
         elif not self._limiter.hit(self._rate, _who(scope)):
             sentence = f"more than {self._settings.max_requests_per_s} requests a second"
             await self._refuse("rate", 429, sentence, scope, receive, secured)
@@ -68,56 +70,58 @@ class Guard:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._active += 1
-        streaming = started = False
+        streaming = False
 
         async def sending(message: Message) -> None:
-            nonlocal streaming, started
-            if message["type"] == "http.response.start":
-                started = True
+            nonlocal streaming
+            if message["type"] == "http.response.start" and not streaming:
                 kind = Headers(raw=message["headers"]).get("content-type", "")
-                if kind.startswith("text/event-stream") and not streaming:
+                if kind.startswith("text/event-stream"):
                     streaming = True
                     self._active -= 1
                     self._streams += 1
             await send(message)
 
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + self._settings.body_timeout_s
-        complete = False
-
-        async def receiving() -> Message:
-            nonlocal complete
-            if complete:  # only the end of the connection can follow
-                return await receive()
-            async with asyncio.timeout_at(deadline_s):
-                message = await receive()
-            complete = message["type"] != "http.request" or not message.get("more_body", False)
-            return message
-
-        if scope["path"] == "/live" and self._streams >= self._settings.max_streams:
-            self._active -= 1
-            await self._refuse("busy", 503, "too many live pages at once", scope, receive, send)
-            return
         try:
-            await self._app(scope, receiving, sending)
-        except TimeoutError:
-            if complete or started:
-                raise
-            seconds = self._settings.body_timeout_s
-            sentence = f"the body did not arrive within {seconds} s"
-            await self._refuse("slow", 408, sentence, scope, receive, send)
+            await self._app(scope, self._bounded(receive), sending)
         finally:
             if streaming:
                 self._streams -= 1
             else:
                 self._active -= 1
 
+    def _bounded(self, receive: Receive) -> Receive:
+        """Let a body be only so large, and take only so long."""
+        settings = self._settings
+        deadline_s = asyncio.get_running_loop().time() + settings.body_timeout_s
+        size_bytes, complete = 0, False
+
+        async def receiving() -> Message:
+            nonlocal size_bytes, complete
+            if complete:  # only the end of the connection can follow
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    message = await receive()
+            except TimeoutError:
+                self._metrics.on_refused("slow")
+                sentence = f"the body did not arrive within {settings.body_timeout_s} s; try again"
+                raise Problem(408, sentence, {"Connection": "close"}) from None
+            size_bytes += len(message.get("body", b""))
+            if size_bytes > settings.max_body_bytes:
+                self._metrics.on_refused("large")
+                sentence = f"the body has more than {settings.max_body_bytes} bytes; send less"
+                raise Problem(413, sentence, {"Connection": "close"})
+            complete = message["type"] != "http.request" or not message.get("more_body", False)
+            return message
+
+        return receiving
+
     async def _refuse(
         self, why: Refusal, status: int, sentence: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         self._metrics.on_refused(why)
-        headers = {"Retry-After": "1"} if status != 408 else {"Connection": "close"}
-        answer = problem_response(status, f"{sentence}; try again", headers)
+        answer = problem_response(status, f"{sentence}; try again", {"Retry-After": "1"})
         await answer(scope, receive, send)
 
 

@@ -9,7 +9,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 Endpoint = Literal["/predict", "/predict/batch"]
-Refusal = Literal["busy", "rate", "slow"]
+Refusal = Literal["busy", "rate", "slow", "large"]
 FeaturesSource = Literal["online", "request"]
 
 _INFERENCE_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.5)
@@ -55,7 +55,7 @@ class ApiMetrics:
         )
         self._refused = Counter(
             "http_requests_refused_total",
-            "Requests refused to keep the service up: too many at once, too often, too slow.",
+            "Requests refused to keep the service up: too many, often, slow or large.",
             ["reason"],
             registry=registry,
         )

@@ -95,7 +95,6 @@ async def _on_http(request: Request, error: Exception) -> Response:
     detail = {
         404: f"nothing is at {request.url.path[:200]}; /openapi.json lists what is",
         405: f"{request.method} is not for {request.url.path[:200]}; the header Allow says what is",
-        413: "the body is larger than serve.max_body_bytes; send less at once",
     }.get(error.status_code, str(error.detail))
     return problem_response(error.status_code, detail, error.headers)
 
