@@ -19,6 +19,7 @@ from worker.api.guard import Guard
 from worker.api.metrics import ApiMetrics
 from worker.api.predicting import SENSOR_EVENT, Predictions, prediction_routes, reading_schema
 from worker.api.problems import ProblemDocument, handle_problems, problem_responses
+from worker.api.routes import fleet_schemas
 from worker.api.security import Access, read_tokens, require
 from worker.models.bundle import Bundle
 from worker.online.store import OnlineReader
@@ -143,6 +144,7 @@ def _openapi(app: FastAPI, bundle: Bundle) -> dict[str, Any]:
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas[SENSOR_EVENT] = reading_schema(bundle.spec)
+        schemas.update(fleet_schemas())
         schemas[ProblemDocument.__name__] = ProblemDocument.model_json_schema()
         app.openapi_schema = document
     return app.openapi_schema

@@ -74,12 +74,14 @@ class Sample(NamedTuple):
 
     Attributes:
         values: by channel of the fleet, in their units.
+        arrival: 1, 2, 3, ... in the order in which the machine's samples came.
     """
 
     time_us: int
     score: float
     threshold: float
     values: tuple[float | None, ...]
+    arrival: int
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -151,10 +153,12 @@ class Machine:
         episode: that is open.
         health: conditions of sensors that are open, by id.
         samples: by event time.
+        arrivals: how many samples came.
         heard_ms: when something of it was written last, epoch milliseconds by a wall clock.
     """
 
     __slots__ = (
+        "arrivals",
         "document",
         "episode",
         "health",
@@ -169,6 +173,7 @@ class Machine:
         self.episode: Episode | None = None
         self.health: dict[str, SensorHealth] = {}
         self.samples: list[Sample] = []
+        self.arrivals = 0
         self.heard_ms = 0
 
     def state(self) -> tuple[State, str | None, str]:
@@ -198,6 +203,8 @@ class Fleet:
 
     Attributes:
         revision: grows with each change that a page shows.
+        told_all_since: changes since this revision and later ones can be told; of earlier ones
+            it is no longer known what was forgotten.
         tiles: by machine; the id alone of one that was forgotten just now.
         progress, sources: as they were told last.
     """
@@ -205,6 +212,7 @@ class Fleet:
     def __init__(self, channels: tuple[str, ...]) -> None:
         self.channels = channels
         self.revision = 0
+        self.told_all_since = 0
         self.tiles: Ledger[str, Tile | str] = Ledger()
         self.episodes: Ledger[str, EpisodeView] = Ledger()
         self.drifts: Ledger[str, DriftEvent] = Ledger()
@@ -254,6 +262,7 @@ class Fleet:
         for gone in self._gone:  # by now everybody was told
             if isinstance(self.tiles.get(gone), str):
                 self.tiles.drop(gone)
+                self.told_all_since = self.revision
         self._gone = []
         for machine in list(self._machines.values()):
             is_open = machine.episode is not None or machine.health
@@ -287,11 +296,11 @@ class Fleet:
         samples = machine.samples
         values = tuple(scored.values.get(channel) for channel in self.channels)
         time_us = _us(scored.timestamp)
-        sample = Sample(time_us, scored.anomaly_score, scored.threshold, values)
-        if not samples or samples[-1].time_us < time_us:
-            samples.append(sample)
-        elif all(known.time_us != time_us for known in reversed(samples)):
-            insort(samples, sample, key=lambda known: known.time_us)
+        if any(known.time_us == time_us for known in reversed(samples)):
+            return
+        machine.arrivals += 1
+        sample = Sample(time_us, scored.anomaly_score, scored.threshold, values, machine.arrivals)
+        insort(samples, sample, key=lambda known: known.time_us)
         share = ALL_SAMPLES // len(self._machines)
         del samples[: -min(MAX_SAMPLES, max(FEWEST_SAMPLES, share))]
 

@@ -5,16 +5,71 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from contextlib import AsyncExitStack
 
 import uvloop
 
 from worker.api.app import create_api
+from worker.api.audit import Auditor
+from worker.api.fleet import Fleet
+from worker.api.live import Gatherer, Introduction
+from worker.api.routes import acknowledging_route, page_routes, read_routes
+from worker.api.security import require
 from worker.api.server import ApiServer
 from worker.assets import asset_dir
-from worker.models.bundle import load_bundle
+from worker.models.bundle import Bundle, load_bundle
+from worker.online.store import OnlineReader
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+class Service:
+    """The whole HTTP service: predictions, the fleet, and the page; on the running event loop.
+
+    Args:
+        reader: of the online store; None: there is none.
+
+    Raises:
+        ConfigError: the tokens file cannot be used.
+    """
+
+    def __init__(self, settings: Settings, bundle: Bundle, reader: OnlineReader | None) -> None:
+        names = tuple(channel.name for channel in bundle.spec.continuous)
+        self._gatherer = Gatherer(settings, reader, Fleet(names))
+        self._auditor = Auditor(settings)
+        self._open = AsyncExitStack()
+        introduction = Introduction.of(bundle.spec, bundle.model_version, bundle.framework)
+        routers = (
+            read_routes(self._gatherer, introduction, require),
+            acknowledging_route(self._gatherer, self._auditor, require),
+            page_routes(),
+        )
+        app = create_api(settings, bundle, reader, routers, self._gatherer.checks())
+        self._server = ApiServer(app, settings.serve)
+
+    @property
+    def url(self) -> str:
+        """Where it listens; empty: nowhere."""
+        return self._server.url or ""
+
+    async def start(self) -> None:
+        """Gather and answer from now on.
+
+        Raises:
+            ConfigError: the address cannot be listened on.
+        """
+        async with AsyncExitStack() as stack:
+            stack.callback(self._auditor.close)
+            await stack.enter_async_context(self._gatherer.running())
+            await self._server.start()
+            stack.push_async_callback(self._server.stop)
+            stack.callback(self._gatherer.end_streams)
+            self._open = stack.pop_all()
+
+    async def stop(self) -> None:
+        """Answer what was asked, end the streams of events, then give everything up."""
+        await self._open.aclose()
 
 
 def run_api(settings: Settings) -> None:
@@ -29,12 +84,12 @@ def run_api(settings: Settings) -> None:
 async def _run(settings: Settings) -> None:
     # One reading at a time does not gain by threads, and several would wait for each other.
     bundle = load_bundle(settings.worker.bundle, asset_dir("models"), threads=1)
-    server = ApiServer(create_api(settings, bundle), settings.serve)
+    service = Service(settings, bundle, None)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await server.start()
-    log.info("ready: %s with %s", server.url, bundle.model_version)
+    await service.start()
+    log.info("ready: %s with %s", service.url, bundle.model_version)
     await stop.wait()
-    await server.stop()
+    await service.stop()
     log.info("stopped")

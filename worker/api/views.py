@@ -177,8 +177,12 @@ def machine_page(
     return MachinePage(len(found), count_states(every), rows)
 
 
-def machine_view(fleet: Fleet, machine_id: str, now_ms: int) -> MachineView | None:
-    """One machine; None: nothing is known of it."""
+def machine_view(fleet: Fleet, machine_id: str, now_ms: int, after: int = 0) -> MachineView | None:
+    """One machine; None: nothing is known of it.
+
+    Args:
+        after: only samples that came after the one of this arrival.
+    """
     machine = fleet.machine(machine_id)
     if machine is None:
         return None
@@ -192,13 +196,12 @@ def machine_view(fleet: Fleet, machine_id: str, now_ms: int) -> MachineView | No
         _latest(machine, now_ms),
         episodes,
         list(machine.health.values()),
-        samples_since(fleet, machine, None),
+        _samples(fleet, machine, after),
     )
 
 
-def samples_since(fleet: Fleet, machine: Machine, time_us: int | None) -> Samples:
-    """A machine's samples after an event time; None: all."""
-    found = [s for s in machine.samples if time_us is None or s.time_us > time_us]
+def _samples(fleet: Fleet, machine: Machine, after: int) -> Samples:
+    found = [sample for sample in machine.samples if sample.arrival > after]
     return Samples(
         [sample.time_us / 1000 for sample in found],
         [sample.score for sample in found],
