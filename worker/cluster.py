@@ -68,9 +68,9 @@ class Cluster:
         ConfigError: librdkafka refuses a setting of ``kafka.client``.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, connect_s: float = CONNECT_S) -> None:
         self.settings = settings
-        self._admin, self._metadata = connect(settings.kafka, CONNECT_S)
+        self._admin, self._metadata = connect(settings.kafka, connect_s)
         self._single: Consumer | None = None
 
     def has(self, topic: str) -> bool:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 500
 POLL_S = 0.2
+CONNECT_S = 3.0
+"""Short, for nothing can interrupt it when the service is to stop."""
 LOOK_AGAIN_S = 30.0
 """How often topics are looked for that did not exist, or that have got more partitions."""
 LONGEST_PAUSE_S = 15.0
@@ -90,7 +92,7 @@ class Follower:
 
     def _open(self) -> tuple[Consumer, set[tuple[str, int]]]:
         places = self._places()
-        with Cluster(self._settings) as cluster:
+        with Cluster(self._settings, CONNECT_S) as cluster:
             anomalies = self._settings.topics.anomalies
             spans = cluster.written(anomalies) if cluster.has(anomalies) else {}
             consumer = cluster.consumer("page", {"fetch.wait.max.ms": 100})
@@ -103,7 +105,7 @@ class Follower:
         return consumer, places
 
     def _places(self) -> set[tuple[str, int]]:
-        with Cluster(self._settings) as cluster:
+        with Cluster(self._settings, CONNECT_S) as cluster:
             return {
                 (topic, partition)
                 for topic in self._types
