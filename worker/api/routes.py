@@ -17,7 +17,7 @@ from worker.api.audit import Auditor
 from worker.api.fleet import EpisodeView, State
 from worker.api.live import Gatherer, Introduction, Stream
 from worker.api.problems import Problem, problem_responses
-from worker.api.security import LOCAL, Caller, Scope
+from worker.api.security import LOCAL, Caller, require
 from worker.assets import asset_dir
 from worker.core.errors import BrokerError
 from worker.core.messages import MAX_MACHINE_ID_CHARS, Acknowledgement, format_time_us
@@ -32,9 +32,7 @@ COMMON = (401, 403, 422, 429, 503)
 """Problems that every route may answer with."""
 REF = "#/components/schemas/{name}"
 
-Require = Callable[[Scope], Callable[..., Caller]]
-"""Makes the dependency that lets only tokens with a scope pass."""
-
+Admin = Annotated[Caller, Depends(require("admin"))]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET)]
 MachineId = Annotated[str, Path(min_length=1, max_length=MAX_MACHINE_ID_CHARS)]
@@ -79,7 +77,7 @@ def fleet_schemas() -> dict[str, Any]:
     return msgspec.json.schema_components(ANSWERS, ref_template=REF)[1]
 
 
-def read_routes(gatherer: Gatherer, introduction: Introduction, require: Require) -> APIRouter:
+def read_routes(gatherer: Gatherer, introduction: Introduction) -> APIRouter:
     """Everything that only reads; needs the scope read."""
     router = APIRouter(dependencies=[Depends(require("read"))], tags=["fleet"])
     fleet = gatherer.fleet
@@ -147,7 +145,7 @@ def read_routes(gatherer: Gatherer, introduction: Introduction, require: Require
     return router
 
 
-def acknowledging_route(gatherer: Gatherer, auditor: Auditor, require: Require) -> APIRouter:
+def acknowledging_route(gatherer: Gatherer, auditor: Auditor) -> APIRouter:
     """What changes something: needs the scope admin."""
     router = APIRouter(tags=["fleet"])
     fleet = gatherer.fleet
@@ -158,7 +156,7 @@ def acknowledging_route(gatherer: Gatherer, auditor: Auditor, require: Require) 
     async def acknowledge(
         episode_id: EpisodeId,
         note: Annotated[Note, Body()],
-        caller: Annotated[Caller, Depends(require("admin"))],
+        caller: Admin,
     ) -> Response:
         """Say that somebody looks after an episode; the same again changes nothing."""
         view = fleet.episodes.get(episode_id)

@@ -14,7 +14,6 @@ from worker.api.audit import Auditor
 from worker.api.fleet import Fleet
 from worker.api.live import Gatherer, Introduction
 from worker.api.routes import acknowledging_route, page_routes, read_routes
-from worker.api.security import require
 from worker.api.server import ApiServer
 from worker.assets import asset_dir
 from worker.models.bundle import Bundle, load_bundle
@@ -41,8 +40,8 @@ class Service:
         self._open = AsyncExitStack()
         introduction = Introduction.of(bundle.spec, bundle.model_version, bundle.framework)
         routers = (
-            read_routes(self._gatherer, introduction, require),
-            acknowledging_route(self._gatherer, self._auditor, require),
+            read_routes(self._gatherer, introduction),
+            acknowledging_route(self._gatherer, self._auditor),
             page_routes(),
         )
         app = create_api(settings, bundle, reader, routers, self._gatherer.checks())
