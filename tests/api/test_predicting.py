@@ -165,8 +165,8 @@ def test_a_store_that_does_not_answer_leaves_the_reading_alone(
 def test_with_its_past_a_reading_is_scored_as_the_stream_scores_it(
     serve: Serve, bundle: Bundle
 ) -> None:
-    interval_us, now_us = 15 * US_PER_S, time.time_ns() // 1_000
-    start_us = now_us // interval_us * interval_us - 7_200 * US_PER_S
+    # Begun on the minute, so that the last two readings fall into one pane.
+    start_us = time.time_ns() // 60_000_000_000 * 60 * US_PER_S - 7_200 * US_PER_S
     simulator = Simulator(bundle.spec, start_us=start_us, machines=1, interval_s=15.0, seed=4)
     *sent, (key, last) = simulator.advance(start_us + 7_000 * US_PER_S)
     pipeline, state = bundle.pipeline(), PartitionState(bundle.spec)

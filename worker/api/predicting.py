@@ -10,7 +10,8 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from itertools import islice
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -129,6 +130,15 @@ class _Batch(msgspec.Struct):
     readings: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
 
 
+class _Waiting(NamedTuple):
+    """The readings of one request, and what is to become of them."""
+
+    readings: Sequence[bytes]
+    keys: Sequence[str | None]
+    pasts: Sequence[Known | None]
+    found: asyncio.Future[list[Prediction | Reject]]
+
+
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 _decode_named = msgspec.json.Decoder(_Named).decode
 _encode = msgspec.json.Encoder().encode
@@ -136,6 +146,8 @@ _encode = msgspec.json.Encoder().encode
 
 class Predictions:
     """Scores readings with what the online store has of their machines.
+
+    Requests that come together are scored together, as one reading costs nearly what ten do.
 
     Args:
         reader: of the store; None: there is none.
@@ -153,27 +165,53 @@ class Predictions:
         self._model_version = model_version
         self._reader = reader
         self._metrics = metrics
+        self._waiting: list[_Waiting] = []
 
     async def predict(self, readings: Sequence[bytes]) -> list[_Answer | _Refusal]:
         """Score readings, each on its own, as gateways would send them."""
         keys = [_machine_id(reading) for reading in readings]
         pasts, note = await self._pasts(keys)
-        now_ms = time.time_ns() // 1_000_000
-        chunk = Chunk(
-            topic=SOURCE,
-            partition=0,
-            offsets=np.arange(len(readings)),
-            timestamps_ms=np.full(len(readings), now_ms),
-            keys=[None if key is None else key.encode() for key in keys],
-            values=readings,
-        )
-        found = self._predictor.predict(chunk, pasts)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(readings, keys, pasts, loop.create_future())
+        self._waiting.append(waiting)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._score_waiting)
+        found = await waiting.found
         return [
             _Refusal(one.reason, one.detail)
             if isinstance(one, Reject)
             else self._answer(one, note or ("" if past else "the machine is not in the store"))
             for one, past in zip(found, pasts, strict=True)
         ]
+
+    def _score_waiting(self) -> None:
+        """Score what has come since the loop's last turn."""
+        together, self._waiting = self._waiting, []
+        try:
+            found = iter(self._score(together))
+        except Exception as error:  # noqa: BLE001  # each of them has to be answered
+            for waiting in together:
+                if not waiting.found.done():
+                    waiting.found.set_exception(error)
+            return
+        for waiting in together:
+            own = list(islice(found, len(waiting.readings)))
+            if not waiting.found.done():  # who asked may be gone
+                waiting.found.set_result(own)
+
+    def _score(self, together: Sequence[_Waiting]) -> list[Prediction | Reject]:
+        values = [reading for waiting in together for reading in waiting.readings]
+        keys = [key for waiting in together for key in waiting.keys]
+        chunk = Chunk(
+            topic=SOURCE,
+            partition=0,
+            offsets=np.arange(len(values)),
+            timestamps_ms=np.full(len(values), time.time_ns() // 1_000_000),
+            keys=[None if key is None else key.encode() for key in keys],
+            values=values,
+        )
+        pasts = [past for waiting in together for past in waiting.pasts]
+        return self._predictor.predict(chunk, pasts)
 
     async def _pasts(self, keys: Sequence[str | None]) -> tuple[list[Known | None], str]:
         """What is known of the machines; and why, where nothing is."""
