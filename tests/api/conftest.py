@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from worker.api.app import create_api
 from worker.api.server import ApiServer
+from worker.api.service import Service
 from worker.assets import asset_dir
 from worker.models.bundle import Bundle, load_bundle
 from worker.online.store import OnlineReader
@@ -45,15 +46,29 @@ def serve(bundle: Bundle) -> Serve:
 
 
 @contextmanager
-def running(app: FastAPI, settings: Settings) -> Iterator[str]:
-    """Serve an app on a loop of its own."""
+def whole_service(bundle: Bundle, **section: Any) -> Iterator[str]:
+    """Everything that `driftdetector serve` serves, without a Kafka; gives its address."""
+    kafka = {"brokers": "127.0.0.1:1"}
+    settings = Settings.model_validate({"serve": {"port": 0, **section}, "kafka": kafka})
+    with serving_on_a_thread(lambda: Service(settings, bundle, None)) as url:
+        yield url
+
+
+def running(app: FastAPI, settings: Settings) -> AbstractContextManager[str]:
+    """Serve an app; gives its address."""
+    return serving_on_a_thread(lambda: ApiServer(app, settings.serve))
+
+
+@contextmanager
+def serving_on_a_thread(make: Callable[[], ApiServer | Service]) -> Iterator[str]:
+    """Run a server on a loop of its own."""
     address: Future[str] = Future()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 
     async def run() -> None:
-        server = ApiServer(app, settings.serve)
         try:
+            server = make()
             await server.start()
         except BaseException as error:
             address.set_exception(error)

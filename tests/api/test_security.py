@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api.conftest import Serve
+from tests.api.conftest import whole_service
 from worker.api.guard import OPEN_PATHS
 from worker.api.security import SCOPES, Scope, add_token, read_tokens
 from worker.cli.main import run
 from worker.core.errors import ConfigError
+from worker.models.bundle import Bundle
 from worker.settings import load_settings
 
 OPEN = {*OPEN_PATHS, "/openapi.json"}
@@ -31,9 +32,14 @@ def tokens(tokens_file: Path) -> Mapping[Scope, str]:
 
 
 @pytest.fixture(scope="module")
-def client(serve: Serve, tokens_file: Path, tokens: Mapping[Scope, str]) -> Iterator[httpx.Client]:
+def client(
+    bundle: Bundle, tokens_file: Path, tokens: Mapping[Scope, str]
+) -> Iterator[httpx.Client]:
     assert tokens  # the file is read when the service starts
-    with serve(tokens_file=tokens_file) as url, httpx.Client(base_url=url) as client:
+    with (
+        whole_service(bundle, tokens_file=tokens_file) as url,
+        httpx.Client(base_url=url) as client,
+    ):
         yield client
 
 
@@ -48,7 +54,11 @@ def operations(client: httpx.Client) -> list[tuple[str, str]]:
 def ask(client: httpx.Client, method: str, path: str, token: str | None) -> httpx.Response:
     headers = {} if token is None else {b"Authorization": f"Bearer {token}".encode()}
     place = path.replace("{", "").replace("}", "")
-    return client.request(method, place, headers=headers, content=b"" if method == "post" else None)
+    content = b"" if method == "post" else None
+    with client.stream(method, place, headers=headers, content=content) as answer:
+        if not answer.headers["content-type"].startswith("text/event-stream"):
+            answer.read()  # and what never ends is not waited for
+        return answer
 
 
 @pytest.mark.parametrize("token", [None, "wrong", "ü", "a" * 4_000])
@@ -73,8 +83,10 @@ def test_a_token_does_what_its_scope_allows_and_no_more(
 
 
 def test_whoever_watches_the_service_needs_no_token(client: httpx.Client) -> None:
-    assert client.get("/health").json()["status"] == "healthy"
-    assert client.get("/ready").status_code == 200
+    assert client.get("/health").json()["status"] == "degraded"
+    ready = client.get("/ready")
+    assert ready.status_code == 503
+    assert [reason for reason in ready.json()["reasons"] if reason.startswith("kafka: ")]
 
 
 def test_every_answer_has_secure_headers(client: httpx.Client) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
@@ -18,7 +18,7 @@ from worker import __version__
 from worker.api.guard import Guard
 from worker.api.metrics import ApiMetrics
 from worker.api.predicting import SENSOR_EVENT, Predictions, prediction_routes, reading_schema
-from worker.api.problems import ProblemDocument, handle_problems, problem_responses
+from worker.api.problems import Problem, ProblemDocument, handle_problems, problem_responses
 from worker.api.routes import fleet_schemas
 from worker.api.security import Access, read_tokens, require
 from worker.models.bundle import Bundle
@@ -75,6 +75,7 @@ def create_api(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(_refuse_unknown_parameters)],
     )
     app.state.access = Access(tokens)
     app.add_middleware(Guard, settings=serve, metrics=metrics)
@@ -131,6 +132,20 @@ def _service_routes(bundle: Bundle, metrics: ApiMetrics, checks: Mapping[str, Ch
         return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return router
+
+
+async def _refuse_unknown_parameters(request: Request) -> None:
+    """A parameter with a slip in its name must not be as if it were not there."""
+    route = request.scope["route"]
+    if not route.include_in_schema:  # the page's own
+        return
+    known = {parameter.alias for parameter in route.dependant.query_params}
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+        raise Problem(
+            422, f"{request.url.path[:200]} has no parameter {unknown[0][:100]!r}; {takes}"
+        )
 
 
 def _openapi(app: FastAPI, bundle: Bundle) -> dict[str, Any]:

@@ -93,6 +93,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if isinstance(error, Problem):
         return problem_response(error.status_code, error.detail, error.headers, **error.more)
     detail = {
+        400: "the body is not JSON in UTF-8",
         404: f"nothing is at {request.url.path[:200]}; /openapi.json lists what is",
         405: f"{request.method} is not for {request.url.path[:200]}; the header Allow says what is",
     }.get(error.status_code, str(error.detail))

@@ -151,7 +151,7 @@ def acknowledging_route(gatherer: Gatherer, auditor: Auditor) -> APIRouter:
     fleet = gatherer.fleet
 
     @router.post(
-        "/episodes/{episode_id:path}/acknowledgement", **_answers(EpisodeView, 404, 408, 413)
+        "/episodes/{episode_id:path}/acknowledgement", **_answers(EpisodeView, 400, 404, 408, 413)
     )
     async def acknowledge(
         episode_id: EpisodeId,
