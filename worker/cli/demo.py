@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +52,10 @@ def demo(
     bundle: Annotated[
         str | None, typer.Option(metavar="NAME|PATH", help="Same as the setting worker.bundle.")
     ] = None,
+    open_page: Annotated[
+        bool | None,
+        typer.Option("--open/--no-open", help="Show the live page. Default: on a desktop."),
+    ] = None,
 ) -> None:
     """Watch simulated machines being scored; needs no Kafka.
 
@@ -62,8 +68,9 @@ def demo(
     shared = context_of(context)
     _, origins = shared.settings_with_origin()
     overrides: dict[str, Any] = {}
-    if all(value.origin == "default" for value in origins if value.key == "http.port"):
-        overrides["http.port"] = 0
+    for key in ("http.port", "serve.port"):
+        if all(value.origin == "default" for value in origins if value.key == key):
+            overrides[key] = 0
     if broker is not None:
         overrides["kafka.brokers"] = broker
     if bundle is not None:
@@ -84,5 +91,14 @@ def demo(
         interval_us=interval_us,
         speed=speed,
         report=report,
+        open_page=_has_desktop() if open_page is None else open_page,
     )
     run_demo(settings, options, console)
+
+
+def _has_desktop() -> bool:
+    """Whether somebody sits in front of a screen: elsewhere a browser would take the terminal."""
+    is_linux = sys.platform not in ("darwin", "win32")
+    return sys.stdout.isatty() and (
+        not is_linux or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    )

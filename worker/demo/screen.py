@@ -74,7 +74,7 @@ def _header(title: Title, view: View) -> list[Text]:
         f"  lag {view.lag:,}  produced {view.produced:,}  scored {view.scored:,}"
         f"  late {view.late:,}  dead {view.dead:,}",
     )
-    fourth = Text(f"{title.url}/health  {title.url}/metrics", "dim")
+    fourth = Text.assemble((title.page, "bold"), (f"  {title.url}/metrics", "dim"))
     return [_one_line(line) for line in (first, second, third, fourth)]
 
 

@@ -7,7 +7,9 @@ import os
 import secrets
 import signal
 import tempfile
+import threading
 import time
+import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.live import Live
 
+from worker.api.service import Service
 from worker.app import create_app
 from worker.assets import asset_dir
 from worker.core.channels import US_PER_S, ChannelSpec, format_duration
@@ -57,6 +60,7 @@ class Options:
 
     Attributes:
         real: use the broker of the settings instead of an embedded one.
+        open_page: show the live page in the browser.
     """
 
     real: bool
@@ -66,6 +70,7 @@ class Options:
     interval_us: int | None = None
     speed: float | None = None
     report: Path | None = None
+    open_page: bool = False
 
 
 class Stop:
@@ -156,6 +161,7 @@ class _Session:
     async def run(self) -> None:
         """Run everything to its end; raises what went wrong first."""
         app = create_app(self._settings, self._bundle, self._metadata)
+        service = Service(self._settings, self._bundle, None)
         self._counters = Counters(app.metrics.registry)
         ready, finished = asyncio.Event(), asyncio.Event()
         reading = asyncio.ensure_future(asyncio.to_thread(self._results.run))
@@ -165,7 +171,8 @@ class _Session:
                 while not (ready.is_set() or worker.done() or self._stop.asked):
                     await asyncio.wait({worker}, timeout=0.05)
             if ready.is_set():
-                await self._work(app, {worker, reading})
+                await service.start()
+                await self._work(app, service.url, {worker, reading})
             finished.set()
             await worker
             self._results.finish()
@@ -173,12 +180,14 @@ class _Session:
         finally:
             finished.set()
             self._results.abandon()
+            await service.stop()
             await asyncio.wait({worker, reading})
 
-    async def _work(self, app: ServiceApp, others: set[asyncio.Future[None]]) -> None:
+    async def _work(self, app: ServiceApp, page: str, others: set[asyncio.Future[None]]) -> None:
         """Publish, show, and wait until everything published is processed.
 
         Args:
+            page: address of the live page.
             others: worker and results; when one of them ends, so does this.
         """
         gateway = self._gateway = self._make_gateway()
@@ -190,8 +199,12 @@ class _Session:
             self._results,
             self._counters,
         )
-        title = _title(self._settings, self._bundle, app, self._options)
+        title = _title(self._settings, self._bundle, app, page, self._options)
         _say(self._console, f"The worker is ready: {title.url}/health and {title.url}/metrics.")
+        _say(self._console, f"See it live: {page}")
+        if self._options.open_page:
+            # Some browsers' commands end only with the browser.
+            threading.Thread(target=webbrowser.open, args=[page], daemon=True).start()
         self._begun_s = time.monotonic()
         publishing = asyncio.ensure_future(asyncio.to_thread(gateway.run))
         try:
@@ -348,12 +361,15 @@ def _broker_words(settings: Settings, options: Options) -> str:
     return f"Kafka {settings.kafka.brokers}" if options.real else "embedded broker"
 
 
-def _title(settings: Settings, bundle: Bundle, app: ServiceApp, options: Options) -> Title:
+def _title(
+    settings: Settings, bundle: Bundle, app: ServiceApp, page: str, options: Options
+) -> Title:
     return Title(
         model=bundle.model_version,
         broker=_broker_words(settings, options),
         guarantee=_guarantee(settings),
         url=app.status_server.url or "",
+        page=page,
         channels=bundle.spec.continuous,
         has_types=bool(bundle.spec.categorical),
         window=format_duration(bundle.spec.length_us),

@@ -32,12 +32,14 @@ class Title:
         broker: in words, with its address.
         guarantee: such as ``exactly once``.
         url: of the worker's own port.
+        page: address of the live page.
     """
 
     model: str
     broker: str
     guarantee: str
     url: str
+    page: str
     channels: tuple[Channel, ...]
     has_types: bool
     window: str

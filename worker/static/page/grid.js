@@ -3,7 +3,8 @@ import { STATES, colour, moment, duration, now, onColours, order } from "./look.
 
 // Width, height and gap of a tile in pixels, and what is on it.
 const SIZES = [
-  { w: 148, h: 60, gap: 8, name: true, why: true }, { w: 112, h: 46, gap: 6, name: true, why: true }, { w: 84, h: 28, gap: 4, name: true },
+  { w: 148, h: 60, gap: 8, name: true, why: true }, { w: 112, h: 46, gap: 6, name: true, why: true },
+  { w: 100, h: 40, gap: 5, name: true, why: true }, { w: 84, h: 28, gap: 4, name: true },
   { w: 30, h: 30, gap: 3 }, { w: 20, h: 20, gap: 2 }, { w: 14, h: 14, gap: 2 }, { w: 9, h: 9, gap: 1 },
 ];
 const paths = Object.fromEntries(Object.entries(STATES).map(([state, { icon }]) => [state, new Path2D(icon)]));

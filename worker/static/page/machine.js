@@ -105,11 +105,19 @@ export class MachinePanel {
     const axis = { stroke: colour("quiet"), grid: { stroke: colour("grid"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     chart.plot = new uPlot({
       width: this.width(), height: last ? 122 : 92, legend: { show: false }, series: [{}, ...chart.series],
-      scales: { x: { time: true } }, axes: [{ ...axis, show: last, size: 38, values: clock }, { ...axis, size: AXIS, space: 24 }], padding: [6, 8, last ? 0 : 6, 0],
+      scales: { x: { time: true, range: (_, first, last) => [this.from(first, last), last] } }, axes: [{ ...axis, show: last, size: 38, values: clock }, { ...axis, size: AXIS, space: 24 }], padding: [6, 8, last ? 0 : 6, 0],
       cursor: { y: false, drag: { x: false, y: false }, sync: { key: "machine", setSeries: false }, points: { size: 6 } },
       hooks: { drawClear: [(u) => this.shade(u, chart)], setCursor: [(u) => this.read(u, chart)] },
     }, this.data(chart), holder);
     this.read(chart.plot, chart);
+  }
+
+  /** Where the charts begin: an open episode and as much time before it, if that is known. */
+  from(first, last) {
+    const open = this.view.episodes.find(({ episode }) => episode.status !== "closed");
+    if (!open) return first;
+    const began = ms(open.episode.began_at) / 1000, from = began - Math.max(last - began, 1200);
+    return Math.max(first, from);
   }
 
   data(chart) { return [this.samples.map((one) => one.at), ...chart.data(this.samples)]; }
