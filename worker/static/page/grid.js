@@ -1,5 +1,5 @@
 // The fleet as tiles on a canvas that is as large as what is seen of it.
-import { STATES, colour, moment, duration, now, onColours, order } from "./look.js";
+import { STATES, colour, moment, now, onColours, order } from "./look.js";
 
 // Width, height and gap of a tile in pixels, and what is on it.
 const SIZES = [
@@ -8,6 +8,11 @@ const SIZES = [
   { w: 30, h: 30, gap: 3 }, { w: 20, h: 20, gap: 2 }, { w: 14, h: 14, gap: 2 }, { w: 9, h: 9, gap: 1 },
 ];
 const paths = Object.fromEntries(Object.entries(STATES).map(([state, { icon }]) => [state, new Path2D(icon)]));
+/** A length of time in its largest unit. */
+function age(ms) {
+  const minutes = Math.round(ms / 60000);
+  return minutes < 60 ? `${minutes} min` : minutes < 1440 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 1440)} d`;
+}
 const LOUD = ["high", "medium"];
 
 export class Grid {
@@ -179,7 +184,7 @@ export class Grid {
     ctx.fillText(this.cut(id, w - 22 - (state === "normal" ? 0 : mark)), left, line);
     if (!size.why || state === "normal") return;
     ctx.font = "11px system-ui, sans-serif";
-    const ago = since_ms === null ? "" : ` ${duration(now() - since_ms).replace("less than a minute", "now")}`;
+    const ago = since_ms === null ? "" : ` ${age(now() - since_ms)}`;
     ctx.fillStyle = loud ? colour("on") : colour("quiet");
     const words = why && why !== state ? why : STATES[state].word.toLowerCase();
     const room = w - 16 - ctx.measureText(ago).width;

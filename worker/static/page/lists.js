@@ -100,7 +100,7 @@ export class Lists {
     this.closedPart.hidden = !closed.length;
     const drifts = this.openDrifts();
     this.driftBox.replaceChildren(...drifts.map(driftCard));
-    if (!drifts.length) this.driftBox.append(make("p", { class: "quiet small", text: "None: readings are distributed as in the training." }));
+    if (!drifts.length) this.driftBox.append(make("p", { class: "quiet small", text: "No drift is open." }));
   }
 }
 
