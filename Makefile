@@ -112,6 +112,10 @@ bench-drift: $(STAMP_DEV) ## Measure drift's false alarms, power and cost beside
 bench-backtest: $(STAMP_DEV) ## Measure how fast recordings are applied again; writes build/bench-backtest.json
 	@exec $(BIN)/python -m load.backtest $(ARGS)
 
+.PHONY: bench-predict
+bench-predict: $(STAMP_DEV) ## Measure predictions over HTTP; writes build/bench-predict.json (ARGS="--seconds 5")
+	@exec $(BIN)/python -m load.predict $(ARGS)
+
 .PHONY: drift-campaign
 drift-campaign: $(STAMP_DEV) kafka-jars ## Change simulated fleets and see what drift events tell, on a real Kafka (ARGS="--seeds 3")
 	@exec $(BIN)/python -m load.drift_live $(ARGS)
