@@ -23,7 +23,7 @@ from worker.settings import Settings, load_settings
 
 STOP_S = 60.0
 POLL_S = 0.05
-PORTS = {"worker": "http", "drift": "drift"}
+PORTS = {"worker": "http", "drift": "drift", "serve": "serve"}
 """The section that has the port of each command's process."""
 
 
@@ -34,7 +34,7 @@ class WorkerProcess:
         settings: dotted keys, such as ``{"worker.app_id": "a"}``.
         log: file that its stderr is appended to.
         module: what ``python -m`` runs; another one than the program's own for a test.
-        command: its command, ``worker`` or ``drift``.
+        command: its command: ``worker``, ``drift`` or ``serve``.
         name: what the caller knows it by.
     """
 

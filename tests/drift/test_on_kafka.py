@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
+import httpx
 import msgspec
 import numpy as np
 
 from load.drift_fleet import events
 from load.drift_live import CHANGES, catch_up, judge, run_case, settings_of
-from load.local_kafka import LocalKafka
+from load.local_kafka import LocalKafka, free_port
 from load.worker_process import WorkerProcess, create_topics, load
+from tests.deploy.test_rules import DASHBOARDS, queries
 from tests.drift.conftest import agent, told
+from tests.support.installed import need
 from tests.support.kafka import NewRecord, produce, read_topic, unique, wait_until
 from worker.core.drift import Partial
 from worker.core.drifting import DriftState
@@ -125,3 +130,89 @@ def test_a_case_of_the_campaign_is_as_it_should_be(
     verdict = judge("regime-change", 31, changes, found)
     assert verdict.passed, verdict
     assert {event["id"] for event in found if event["group"] == "fleet"} == {found[0]["id"]}
+
+
+def test_every_query_of_the_dashboards_has_data(
+    kafka: LocalKafka, watched: Bundle, tmp_path: Path
+) -> None:
+    """A real Prometheus scrapes a worker, a drift agent and the HTTP service at work."""
+    need("prometheus", "prometheus")
+    brokers, name = kafka.bootstrap_servers, unique("dashboards")
+    settings = settings_of(brokers, name, watched)
+    create_topics(settings)
+    sent = [NewRecord(value=value, key=key) for key, value in events(HOURS, [STEP])]
+    log = tmp_path / "log"
+    with (
+        WorkerProcess(settings, log) as scoring,
+        WorkerProcess(settings, log, command="drift") as drifting,
+        WorkerProcess(settings, log, command="serve") as serving,
+    ):
+        serving.wait_until_healthy(WAIT_S)
+        ports = {"worker": scoring.port, "drift": drifting.port, "serve": serving.port}
+        with prometheus(tmp_path, ports) as ask:
+            wait_until(lambda: len(ask("up == 1")) == 3, "all are scraped", WAIT_S)
+            produce(brokers, load(settings).topics.sensor_events, sent[: len(sent) // 2])
+            predict(serving.port, sent[0].value or b"")
+            wait_until(lambda: bool(ask("data_drift_score")), "a window is judged", WAIT_S)
+            produce(brokers, load(settings).topics.sensor_events, sent[len(sent) // 2 :])
+            predict(serving.port, sent[0].value or b"")
+            asked = [query for path in DASHBOARDS for query in queries(path)]
+            empty = set(asked)
+
+            def all_have_data() -> bool:
+                empty.difference_update(
+                    [query for query in empty if ask(query.replace("$__rate_interval", "30s"))]
+                )
+                return not empty
+
+            with suppress(AssertionError):
+                wait_until(all_have_data, "every query has data", 20)
+            assert empty == set()
+        for process in (scoring, drifting, serving):
+            assert process.terminate() == 0
+
+
+def predict(port: int, reading: bytes) -> None:
+    event = {**msgspec.json.decode(reading), "timestamp": None}
+    answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=msgspec.json.encode(event))
+    assert answer.status_code == 200
+
+
+@contextmanager
+def prometheus(folder: Path, ports: dict[str, int]) -> Iterator[Callable[[str], list[object]]]:
+    """A Prometheus that scrapes every second; gives what asks it for the present values."""
+    port = free_port()
+    jobs = [
+        {"job_name": f"driftdetector-{job}", "static_configs": [{"targets": [f"127.0.0.1:{own}"]}]}
+        for job, own in ports.items()
+    ]
+    config = folder / "prometheus.yml"
+    # JSON is YAML too.
+    config.write_bytes(
+        msgspec.json.encode({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs})
+    )
+    command = [
+        "prometheus",
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'tsdb'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+
+    def ask(query: str) -> list[object]:
+        try:
+            answer = httpx.get(
+                f"http://127.0.0.1:{port}/api/v1/query", params={"query": query}
+            ).json()
+        except httpx.TransportError:
+            return []
+        assert answer["status"] == "success", answer
+        found: list[object] = answer["data"]["result"]
+        return found
+
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            yield ask
+        finally:
+            process.terminate()
+            process.wait(30)
