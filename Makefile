@@ -53,7 +53,7 @@ test: $(STAMP_DEV) ## Run the tests, on a real Apache Kafka (ARGS="tests/core -k
 	@.ci/tools
 	@if command -v mvn >/dev/null; then $(MAKE) --no-print-directory kafka-jars; fi
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory asyncapi-parser; fi
-	@exec $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@exec $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP_DEV) ## Check format, lint, types, import direction, Dockerfile and compose file

@@ -32,7 +32,7 @@ class WorkerProcess:
 
     Args:
         settings: dotted keys, such as ``{"worker.app_id": "a"}``.
-        log: file that its stderr is appended to.
+        log: file that its stderr is appended to, as text.
         module: what ``python -m`` runs; another one than the program's own for a test.
         command: its command: ``worker``, ``drift`` or ``serve``.
         name: what the caller knows it by.
@@ -50,7 +50,8 @@ class WorkerProcess:
         self.name = name
         self.port = free_port()
         self.started_s = time.perf_counter()
-        variables = _variables({**settings, f"{PORTS[command]}.port": str(self.port)})
+        own = {"log.format": "text", f"{PORTS[command]}.port": str(self.port)}
+        variables = _variables({**settings, **own})
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, command],

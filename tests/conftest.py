@@ -1,13 +1,16 @@
-"""Fixtures and reporting for tests that need a real Apache Kafka."""
+"""Fixtures and reporting for tests that need a real Apache Kafka or a real Redis."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from load.local_kafka import LocalKafka, LocalKafkaMissingError, find_java, find_version
+from tests.support.online import RedisServer
 
 RAN_ON_KAFKA = pytest.StashKey["KafkaCount"]()
 MISSING = pytest.StashKey[str | None]()
@@ -18,6 +21,21 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
     """One Apache Kafka for the whole session; every test takes topics and groups of its own."""
     with LocalKafka(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own, which it may kill."""
+    if shutil.which("redis-server") is None:
+        missing = "redis-server is not installed: apt-get install redis-server"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+    server = RedisServer(tmp_path)
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -136,6 +136,7 @@ def test_secrets_appear_in_nothing_that_is_printed(key: str) -> None:
     environ = {
         "DRIFTDETECTOR_HTTP__TOKEN": "hush-token",
         "DRIFTDETECTOR_KAFKA__CLIENT": json.dumps({key: "hush-client"}),
+        "DRIFTDETECTOR_ONLINE__URL": "redis://:hush-redis@localhost:6379/0",
     }
     settings, values = settings_with_origin(None, environ)
     printed = f"{settings!r} {settings} {values!r} {settings.model_dump_json()}"
@@ -154,6 +155,37 @@ def test_a_wrong_secret_is_not_repeated_in_the_error(tmp_path: Path) -> None:
     environ = {"DRIFTDETECTOR_KAFKA__CLIENT": '{"sasl.password": ["hush"]}'}
     assert "hush" not in refused(environ)
     assert "1772432130" not in refused(file=toml(tmp_path, "[http]\ntoken = 1772432130\n"))
+    assert "hush" not in refused({"DRIFTDETECTOR_ONLINE__URL": "redis://:hush @localhost"})
+    assert "1772432130" not in refused(file=toml(tmp_path, "[online]\nurl = 1772432130\n"))
+
+
+@pytest.mark.parametrize(
+    ("url", "is_one"),
+    [
+        ("redis://localhost", True),
+        ("redis://localhost:6379/2", True),
+        ("rediss://user:p%40ss@redis.example.com:6380/0?ssl_ca_certs=/etc/ca.pem", True),
+        ("redis://[::1]:6379/0", True),
+        ("unix:///run/redis.sock", True),
+        ("localhost:6379", False),
+        ("http://localhost:6379", False),
+        ("redis://", False),
+        ("redis://user:p@ss@localhost", False),
+    ],
+)
+def test_the_address_of_a_redis_is_checked(url: str, is_one: bool) -> None:
+    environ = {"DRIFTDETECTOR_ONLINE__URL": url}
+    if is_one:
+        assert load_settings(None, environ).online.url == SecretStr(url)
+    else:
+        assert refused(environ).startswith("online.url (DRIFTDETECTOR_ONLINE__URL): the value is")
+
+
+def test_keys_of_the_online_store_begin_with_the_app_unless_told_otherwise() -> None:
+    app = {"DRIFTDETECTOR_WORKER__APP_ID": "mills"}
+    assert load_settings(None, app).online_prefix == "mills"
+    own = app | {"DRIFTDETECTOR_ONLINE__PREFIX": "features"}
+    assert load_settings(None, own).online_prefix == "features"
 
 
 @pytest.mark.parametrize("key", sorted(TRANSPORT_KEYS))

@@ -13,6 +13,10 @@ from worker.core.state import PartitionState
 from worker.kafka_config import connect
 from worker.metrics import Metrics
 from worker.models.bundle import Bundle, load_bundle
+from worker.online.feed import OnlineFeed
+from worker.online.metrics import OnlineMetrics
+from worker.online.redis_store import RedisWriter
+from worker.online.store import OnlineWriter
 from worker.pipelines import create_pipeline, create_scoring, state_limits
 from worker.service import (
     CONNECT_DEADLINE_S,
@@ -27,11 +31,18 @@ from worker.transport.processor import Destinations
 from worker.transport.rebuild import Clients, OnProgress, Rebuild, Rebuilt
 
 
-def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) -> ServiceApp:
+def create_app(
+    settings: Settings,
+    bundle: Bundle,
+    metadata: ClusterMetadata,
+    online: OnlineWriter | None = None,
+) -> ServiceApp:
     """Build the scoring worker; it connects when it is started.
 
     Args:
         metadata: all topics of the cluster, just fetched.
+        online: where the latest of each machine is kept; None: in the Redis of the settings, if
+            they name one.
 
     Raises:
         TopicError: a topic is missing, or the changelog does not fit the input topic.
@@ -39,6 +50,13 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
     limits = state_limits(settings, bundle)
     metrics = Metrics()
     metrics.set_model(bundle.model_version, bundle.framework)
+    if online is None and settings.online.url is not None:
+        online = RedisWriter(settings)
+    feed = None
+    if online is not None:
+        interval_s = settings.online.flush_interval_ms / 1000
+        online_metrics = OnlineMetrics(metrics.registry)
+        feed = OnlineFeed(bundle.spec, bundle.model_version, online, online_metrics, interval_s)
     app = create_service(
         settings,
         Agent(
@@ -52,6 +70,7 @@ def create_app(settings: Settings, bundle: Bundle, metadata: ClusterMetadata) ->
             ),
             metrics=metrics,
             model_version=bundle.model_version,
+            witness=feed,
         ),
     )
     metrics.watch_machines(

@@ -26,7 +26,7 @@ from worker.metrics import TransportMetrics
 from worker.settings import Settings
 from worker.tracing import create_tracing
 from worker.transport.driver import Transport
-from worker.transport.processor import Application, Destinations, Processor
+from worker.transport.processor import Application, Destinations, Processor, Witness
 from worker.transport.restore import StateReader
 from worker.transport.tables import StateTable, TableManager
 from worker.transport.watchdog import Watchdog
@@ -49,6 +49,7 @@ class Agent:
         entries: what the state is of, such as machines.
         new_reader: for a partition of the input, what reads its state back.
         model_version: ``name/version`` of the bundle.
+        witness: sees what becomes final.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Agent:
     new_reader: Callable[[int], StateReader]
     metrics: TransportMetrics
     model_version: str
+    witness: Witness | None = None
 
 
 class ServiceApp(faust.App):  # type: ignore[misc]
@@ -104,7 +106,9 @@ def create_service(settings: Settings, agent: Agent) -> ServiceApp:
     app.ended = asyncio.Event()
     app.metrics = metrics
     tracing = create_tracing(settings, f"driftdetector-{agent.name}")
-    app.transport = Transport(app, settings, agent.application, destinations, metrics, tracing)
+    app.transport = Transport(
+        app, settings, agent.application, destinations, metrics, tracing, agent.witness
+    )
     app.processor = app.transport.processor
     app.tables.add(
         StateTable(

@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 
 MASK = "**********"
 _BROKER = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:(\d{1,5}))?$")
+_REDIS = re.compile(
+    r"^(rediss?://([^\s/@]*@)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/\d*)?"
+    r"|unix://([^\s/@]*@)?/[^\s?]+)(\?\S*)?$"
+)
 _KAFKA_NAME = re.compile(r"^[A-Za-z0-9._-]+$")
 # What the transport decides itself: another value would break exactly-once or the hand-over.
 TRANSPORT_KEYS = frozenset(
@@ -321,6 +325,36 @@ class DriftSettings(_Section):
         return value
 
 
+class OnlineSettings(_Section):
+    """Where the latest features of each machine are kept for other services.
+
+    Attributes:
+        url: of a Redis, ``redis://`` or with TLS ``rediss://``; it may hold a password. Absent:
+            nothing is kept.
+        prefix: of its keys; absent: ``worker.app_id``.
+        ttl_s: machines that were not written for so long are gone.
+        flush_interval_ms: the shortest time between two writings.
+        timeout_ms: for how long an answer is waited for.
+    """
+
+    url: SecretStr | None = None
+    prefix: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    ttl_s: int = Field(3_600, ge=10, le=31_536_000)
+    flush_interval_ms: int = Field(500, ge=50, le=60_000)
+    timeout_ms: int = Field(1_000, ge=10, le=10_000)
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: SecretStr | None) -> SecretStr | None:
+        # What is wrong with it is not shown, for it may be the password.
+        if value is not None and not _REDIS.match(value.get_secret_value()):
+            raise ValueError(
+                "the value is not the URL of a Redis; write redis://HOST:PORT/0, with TLS "
+                "rediss://USER:PASSWORD@HOST:PORT/0, special characters as %XX"
+            )
+        return value
+
+
 class HttpSettings(_Section):
     """The worker's own port, for ``/health`` and ``/metrics``.
 
@@ -428,6 +462,7 @@ class Settings(BaseSettings):
     episodes: EpisodeSettings = Field(default_factory=EpisodeSettings)
     maintenance: MaintenanceSettings = Field(default_factory=MaintenanceSettings)
     drift: DriftSettings = Field(default_factory=DriftSettings)
+    online: OnlineSettings = Field(default_factory=OnlineSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     serve: ServeSettings = Field(default_factory=ServeSettings)
     log: LogSettings = Field(default_factory=LogSettings)
@@ -469,6 +504,11 @@ class Settings(BaseSettings):
             "drift-partials": self.partials_topic,
             "drift-state-changelog": self.drift_changelog_topic,
         }
+
+    @property
+    def online_prefix(self) -> str:
+        """What the keys of the online store begin with."""
+        return self.online.prefix or self.worker.app_id
 
     def of_drift_agent(self) -> Settings:
         """The same for the drift agent's process: its own group, port and no standby copies."""

@@ -28,7 +28,7 @@ ENV_PREFIX = "DRIFTDETECTOR_"
 OTHER_VARIABLES = frozenset({"DRIFTDETECTOR_CONFIG", "DRIFTDETECTOR_DATA"})
 """Variables with our prefix that are not settings: the file to read, and data sets for tests."""
 
-_SECRET_KEY = re.compile(r"(password|passphrase|secret|token|key\.pem)(?!.*\.url$)")
+_SECRET_KEY = re.compile(r"^online\.url$|(password|passphrase|secret|token|key\.pem)(?!.*\.url$)")
 # Kubernetes sets these in every pod beside a Service whose name starts with "driftdetector".
 _SERVICE_LINK = re.compile(
     r"^DRIFTDETECTOR_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"

@@ -43,6 +43,7 @@ def test_missing_topics_are_reported_then_created_then_as_declared(
         names["SENSOR_EVENTS"],
         names["ANOMALIES"],
         names["ANOMALY_EPISODES"],
+        names["AUDIT"],
         names["DEAD_LETTERS"],
         names["DRIFT_EVENTS"],
         names["drift-partials"],

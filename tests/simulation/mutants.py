@@ -40,9 +40,10 @@ def offsets_are_committed_before_state(patch: pytest.MonkeyPatch) -> None:
 def what_was_gathered_is_told_twice(patch: pytest.MonkeyPatch) -> None:
     original = Processor._tell
 
-    def tell(self: Any, partition: int, records: Iterable[Record]) -> None:
+    def tell(self: Any, partition: int, records: Iterable[Record], *more: Any) -> None:
         records = list(records)
-        original(self, partition, [*records, *(record for record in records if record.gathered)])
+        twice = [*records, *(record for record in records if record.gathered)]
+        original(self, partition, twice, *more)
 
     patch.setattr(Processor, "_tell", tell)
 

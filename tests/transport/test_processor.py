@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -232,3 +232,62 @@ def test_what_is_told_once_a_commit_goes_where_its_key_says_and_with_that_commit
     told = [call for call in notes.calls if call[0] == "publish" and call[3] == b"fleet"]
     assert told == [("publish", "anomalies", partition_of(b"fleet", 7), b"fleet")] * 2
     assert notes.calls.index(told[0]) < notes.calls.index(("commit", {1: 1, 2: 1}))
+
+
+class Sees:
+    """A witness that takes notes."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+
+    def applied(self, partition: int, outputs: Outputs) -> None:
+        self._notes.calls.append(("witnessed", partition, outputs.events))
+
+    def settled(self, states: Mapping[int, PartitionState]) -> None:
+        offsets = {partition: state.next_offset for partition, state in states.items()}
+        self._notes.calls.append(("settled", offsets))
+
+    def given_back(self, partitions: Iterable[int]) -> None:
+        self._notes.calls.append(("given back", list(partitions)))
+
+    def close(self) -> None:
+        self._notes.calls.append(("closed",))
+
+
+def test_a_witness_sees_what_is_applied_and_after_each_commit_that_it_is_final(
+    notes: Notes,
+) -> None:
+    processor = Processor(OneOutputEach(), DESTINATIONS, notes, notes, witness=Sees(notes))
+    processor.join(notes)
+    own(processor, 1)
+    own(processor, 2)
+    processor.apply(delivery(1, 0, 2)).result(WAIT_S)
+    processor.commit().result(WAIT_S)
+    processor.commit().result(WAIT_S)
+    processor.give_back([1]).result(WAIT_S)
+    processor.close()
+    told = ("witnessed", "commit", "settled", "given back", "abort", "closed")
+    assert [call for call in notes.calls if call[0] in told] == [
+        ("witnessed", 1, 2),
+        ("commit", {1: 2}),
+        ("settled", {1: 2, 2: 0}),
+        ("settled", {1: 2, 2: 0}),
+        ("settled", {1: 2, 2: 0}),
+        ("given back", [1]),
+        ("abort",),
+        ("closed",),
+    ]
+
+
+def test_a_witness_hears_nothing_of_what_could_not_be_committed(notes: Notes) -> None:
+    processor = Processor(OneOutputEach(), DESTINATIONS, notes, notes, witness=Sees(notes))
+    processor.join(notes)
+    own(processor, 1)
+    processor.apply(delivery(1, 0, 1)).result(WAIT_S)
+    notes.error = FencedError("another is there")
+    with pytest.raises(FencedError):
+        processor.commit().result(WAIT_S)
+    with pytest.raises(FencedError):
+        processor.commit().result(WAIT_S)
+    processor.close()
+    assert not [call for call in notes.calls if call[0] == "settled"]

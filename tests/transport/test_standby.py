@@ -37,6 +37,7 @@ from worker.core.errors import StateError
 from worker.core.rows import Row
 from worker.metrics import Metrics
 from worker.settings import Settings, load_settings
+from worker.tracing import Untraced
 from worker.transport import standby
 from worker.transport.driver import Transport
 from worker.transport.group import Group
@@ -154,9 +155,8 @@ def pair(kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
         },
     )
     app = SimpleNamespace(conf=SimpleNamespace(broker=None))
-    transport = Transport(
-        app, settings, OnlyRestores(), Destinations(group.source, changelog, {}), Metrics()
-    )
+    destinations = Destinations(group.source, changelog, {})
+    transport = Transport(app, settings, OnlyRestores(), destinations, Metrics(), Untraced())
     standbys = transport.make_standbys(lambda _: Follower(StateReader(SPEC)), list)
     assert standbys is not None
     members = [
@@ -269,7 +269,9 @@ def test_copies_survive_a_restart_of_the_broker(pair: Pair) -> None:
 
 def test_without_the_setting_there_are_no_copies() -> None:
     app = SimpleNamespace(conf=SimpleNamespace(broker=None))
-    transport = Transport(app, Settings(), OnlyRestores(), Destinations("", "", {}), Metrics())
+    transport = Transport(
+        app, Settings(), OnlyRestores(), Destinations("", "", {}), Metrics(), Untraced()
+    )
     assert transport.make_standbys(lambda _: Follower(StateReader(SPEC)), list) is None
 
 

@@ -111,7 +111,7 @@ def test_a_worker_that_is_stuck_ends_itself_with_the_reason_and_the_last_things_
     seen = observed[part]
     log = seen.log.read_text()
     assert seen.status == 70, log
-    assert re.search(f"ERROR .* the worker is stuck: {REASONS[part]} for 6 s", log), log
+    assert re.search(rf"\[error\] the worker is stuck: {REASONS[part]} for 6 s", log), log
     assert re.search(r"^  \d+\.\d s ago: owns partitions \[0, 1, 2, 3\]$", log, re.MULTILINE), log
     assert re.search(r"^  kafka-poller: |^  MainThread: ", log, re.MULTILINE), log
     if part in ORDERLY:

@@ -257,7 +257,7 @@ class PartitionState:
         deleted += machine_keys(self._keys, changed[forgotten])
         changes = [*self._unsaved, *((key, None) for key in deleted)]
         changes += self._pane_rows(machines[~gone], slots[~gone])
-        changes += self._machine_rows(changed[~forgotten])
+        changes += self.machine_rows(changed[~forgotten])
         self._unsaved.clear()
         self._dirty[:known] = False
         self._machine_dirty[:known] = False
@@ -268,8 +268,15 @@ class PartitionState:
         """All rows, sorted by key: equal states give equal snapshots."""
         known = len(self._keys)
         rows = self._pane_rows(*np.nonzero(self._panes[:known] != windows.NO_PANE))
-        rows += self._machine_rows(np.flatnonzero(self._newest_us[:known] != windows.EMPTY))
+        rows += self.machine_rows(np.flatnonzero(self._newest_us[:known] != windows.EMPTY))
         return sorted(rows)
+
+    def machine_rows(self, machines: NDArray[np.int64]) -> list[tuple[bytes, bytes]]:
+        """Rows of all that is kept of machines (n,) beside their panes: keys and values."""
+        records = self._layout.empty_machines(len(machines))
+        records["fields"] = self.table.records(machines)
+        keys = machine_keys(self._keys, machines)
+        return list(zip(keys, values(records), strict=True))
 
     def load(
         self, machine_ids: Sequence[bytes], panes: NDArray[np.void], machines: NDArray[np.void]
@@ -316,12 +323,6 @@ class PartitionState:
         records["moments"] = self._moments[machines, slots]
         records["extremes"] = self._extremes[machines, slots]
         keys = pane_keys(self._keys, machines, slots)
-        return list(zip(keys, values(records), strict=True))
-
-    def _machine_rows(self, machines: NDArray[np.int64]) -> list[tuple[bytes, bytes]]:
-        records = self._layout.empty_machines(len(machines))
-        records["fields"] = self.table.records(machines)
-        keys = machine_keys(self._keys, machines)
         return list(zip(keys, values(records), strict=True))
 
     def _set_due(self) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 
 from worker.core import windows
 from worker.core.channels import ChannelSpec
-from worker.core.messages import to_time_us
+from worker.core.latest import Latest
+from worker.core.messages import format_time_us, to_time_us
 from worker.core.prediction import Known
 
 
@@ -63,6 +64,45 @@ class OnlineMachine(msgspec.Struct, frozen=True):
     state: bytes
 
 
+def machines_of(
+    spec: ChannelSpec, model_version: str, latest: Latest, written_at: str
+) -> list[OnlineMachine]:
+    """The documents of k machines."""
+    channels = [channel.name for channel in spec.continuous]
+    features = [feature.name for feature in spec.features]
+    documents = []
+    for i, name in enumerate(latest.machine_ids):
+        score, threshold, confidence, experience = latest.scores[i].tolist()
+        documents.append(
+            OnlineMachine(
+                machine_id=name.decode(),
+                timestamp=format_time_us(int(latest.times_us[i])),
+                written_at=written_at,
+                model_version=model_version,
+                anomaly_score=score,
+                threshold=threshold,
+                confidence=confidence,
+                experience=experience,
+                is_anomaly=score < threshold,
+                under_maintenance=bool(latest.maintained[i]),
+                values={
+                    channel: None if math.isnan(value) else value
+                    for channel, value in zip(channels, latest.values[i].tolist(), strict=True)
+                },
+                features=dict(zip(features, latest.inputs[i].tolist(), strict=True)),
+                windows={
+                    channel: WindowStats(int(count), *numbers) if count else _EMPTY
+                    for channel, (count, *numbers) in zip(
+                        channels, latest.aggregates[i].tolist(), strict=True
+                    )
+                },
+                state=latest.rows[i],
+            )
+        )
+    return documents
+
+
+_EMPTY = WindowStats(0, None, None, None, None)
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(OnlineMachine)
 

@@ -20,7 +20,13 @@ from worker.transport.consumer import Consumer
 from worker.transport.group import Group, Orphans
 from worker.transport.observe import Ends, Observer
 from worker.transport.poller import Poller
-from worker.transport.processor import Application, Destinations, Processor, ProcessorListener
+from worker.transport.processor import (
+    Application,
+    Destinations,
+    Processor,
+    ProcessorListener,
+    Witness,
+)
 from worker.transport.producer import TRANSACTION_TIMEOUT_MS, Producer, Publisher
 from worker.transport.restore import Follower, restore
 from worker.transport.stall import Observation
@@ -52,6 +58,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         destinations: the topics.
         listener: hears of chunks, commits and restores.
         tracing: is told of chunks, commits and what they publish.
+        witness: sees what becomes final.
     """
 
     Consumer: ClassVar[type[Consumer]] = Consumer
@@ -67,6 +74,7 @@ class Transport(base.Transport):  # type: ignore[misc]
         destinations: Destinations,
         listener: Listener,
         tracing: Tracing,
+        witness: Witness | None = None,
     ) -> None:
         super().__init__(app.conf.broker, app)
         self._settings = settings
@@ -74,7 +82,9 @@ class Transport(base.Transport):  # type: ignore[misc]
         self.listener = listener
         self.publisher = Publisher(self.make_producer, self.exactly_once)
         self._tracing = tracing
-        self.processor = Processor(application, destinations, self.publisher, listener, tracing)
+        self.processor = Processor(
+            application, destinations, self.publisher, listener, tracing, witness
+        )
         self._observer: Observer | None = None
         self._orphans: Orphans | None = None
         self._restoring: Collection[Follower] = ()

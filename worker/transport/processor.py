@@ -100,6 +100,28 @@ class ProcessorListener(Protocol):
         """State, outputs and offsets were committed."""
 
 
+class Witness(Protocol):
+    """Sees what was applied, and when it is final; calls come on the processor's thread.
+
+    Nothing it does may wait for others, or raise.
+    """
+
+    def applied(self, partition: int, outputs: Any) -> None:
+        """A chunk was applied, but not committed."""
+
+    def settled(self, states: Mapping[int, Any]) -> None:
+        """All that was applied is committed, as the states of the partitions have it.
+
+        Called at every commit interval, also when there was nothing to commit.
+        """
+
+    def given_back(self, partitions: Iterable[int]) -> None:
+        """These partitions are another's from now on."""
+
+    def close(self) -> None:
+        """No call comes any more; called on any thread."""
+
+
 @dataclass(frozen=True)
 class Destinations:
     """Where records go.
@@ -140,6 +162,7 @@ class Processor:
         publisher: Publishing,
         listener: ProcessorListener,
         tracing: Tracing | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.owned: dict[int, OwnedPartition] = {}
         self.journal = Journal()
@@ -150,6 +173,7 @@ class Processor:
         self._publisher = publisher
         self._listener = listener
         self._tracing = tracing or Untraced()
+        self._witness = witness
         self._group: GroupMember | None = None
         self._uncommitted: dict[int, int] = {}
         self._outputs_bytes = 0
@@ -207,6 +231,8 @@ class Processor:
         """Withdraw what is not committed and end the thread."""
         self._thread.submit(self._publisher.abort)
         self._thread.shutdown(wait=True)
+        if self._witness is not None:
+            self._witness.close()
 
     def _submit(self, job: Callable[[], T]) -> Future[T]:
         return self._thread.submit(self._guarded, job)
@@ -253,13 +279,19 @@ class Processor:
             self._tell(partition, outputs.records, delivery.traceparents)
         self._uncommitted[partition] = owned.state.next_offset
         self.journal.repeat(f"applied partition {partition}", f"up to {delivery.end}")
+        if self._witness is not None:
+            self._witness.applied(partition, outputs)
         self._listener.on_applied(partition, outputs, time.perf_counter() - started_s)
         if self._outputs_bytes >= MAX_OUTPUTS_BYTES:
             self._commit()
 
     def _commit(self) -> None:
-        if not self._uncommitted:
-            return
+        if self._uncommitted:
+            self._commit_applied()
+        if self._witness is not None:
+            self._witness.settled({p: owned.state for p, owned in self.owned.items()})
+
+    def _commit_applied(self) -> None:
         assert self._group is not None  # joined before the first partition was assigned
         self.doing = "the commit has not returned"
         started_s = time.perf_counter()
@@ -311,3 +343,5 @@ class Processor:
         self._commit()
         for partition in partitions:
             self.owned.pop(partition, None)
+        if self._witness is not None:
+            self._witness.given_back(partitions)
