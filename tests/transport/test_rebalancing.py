@@ -45,14 +45,14 @@ def test_partitions_that_stay_are_scored_while_those_that_move_are_restored(job:
             restores = {name: worker.metrics() for name, worker in (("0", first), ("1", second))}
     log = job.log(app_id)
     # Behind these the first may be given them back, while both end.
-    restored = re.findall(r"restored .* in partitions (\[.*\])", log)
+    restored = re.findall(r"restored .* in partitions (\[[^]]*\])", log)
     assert restored[:2] == ["[0, 1, 2, 3]", str(sorted(moved))]
     assert restores["0"]["restore_duration_seconds_count"] == 1
     assert job.published(app_id) == job.expected()[0]
 
 
 def gave_back(job: Job, app_id: str) -> set[int]:
-    found = re.search(r"gave back partitions \[(.*)\]", job.log(app_id))
+    found = re.search(r"gave back partitions \[([^]]*)\]", job.log(app_id))
     return {int(partition) for partition in found[1].split(", ")} if found else set()
 
 

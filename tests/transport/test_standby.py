@@ -318,7 +318,7 @@ class Restore(NamedTuple):
 
 def restores(log: str) -> list[Restore]:
     """What the log tells of each take-over, in order."""
-    found = re.findall(r"restored (\d+) rows of \d+ machines in partitions \[(.*)\]", log)
+    found = re.findall(r"restored (\d+) rows of \d+ machines in partitions \[([^]]*)\]", log)
     return [Restore(int(rows), partitions) for rows, partitions in found]
 
 

@@ -17,6 +17,7 @@ from worker.api.routes import acknowledging_route, page_routes, read_routes
 from worker.api.server import ApiServer
 from worker.assets import asset_dir
 from worker.models.bundle import Bundle, load_bundle
+from worker.online.redis_store import RedisReader
 from worker.online.store import OnlineReader
 from worker.settings import Settings
 
@@ -37,6 +38,7 @@ class Service:
         names = tuple(channel.name for channel in bundle.spec.continuous)
         self._gatherer = Gatherer(settings, reader, Fleet(names))
         self._auditor = Auditor(settings)
+        self._reader = reader
         self._open = AsyncExitStack()
         introduction = Introduction.of(bundle.spec, bundle.model_version, bundle.framework)
         routers = (
@@ -60,6 +62,8 @@ class Service:
         """
         async with AsyncExitStack() as stack:
             stack.callback(self._auditor.close)
+            if self._reader is not None:
+                stack.push_async_callback(self._reader.close)
             await stack.enter_async_context(self._gatherer.running())
             await self._server.start()
             stack.push_async_callback(self._server.stop)
@@ -83,7 +87,8 @@ def run_api(settings: Settings) -> None:
 async def _run(settings: Settings) -> None:
     # One reading at a time does not gain by threads, and several would wait for each other.
     bundle = load_bundle(settings.worker.bundle, asset_dir("models"), threads=1)
-    service = Service(settings, bundle, None)
+    reader = None if settings.online.url is None else RedisReader(settings)
+    service = Service(settings, bundle, reader)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -35,6 +35,8 @@ from worker.demo.view import Observer, Title, View
 from worker.gateway import KafkaSink, now_us, start_us
 from worker.logs import configure_logging
 from worker.models.bundle import Bundle, load_bundle
+from worker.online.memory import MemoryStore
+from worker.online.redis_store import RedisReader
 from worker.service import ServiceApp, garbage_collected_by_timer, run
 from worker.settings import Settings
 from worker.simulator import Simulator, match_faults
@@ -160,8 +162,11 @@ class _Session:
 
     async def run(self) -> None:
         """Run everything to its end; raises what went wrong first."""
-        app = create_app(self._settings, self._bundle, self._metadata)
-        service = Service(self._settings, self._bundle, None)
+        # Worker and page are one process here, so they need no Redis between them.
+        store = MemoryStore() if self._settings.online.url is None else None
+        reader = store or RedisReader(self._settings)
+        app = create_app(self._settings, self._bundle, self._metadata, store)
+        service = Service(self._settings, self._bundle, reader)
         self._counters = Counters(app.metrics.registry)
         ready, finished = asyncio.Event(), asyncio.Event()
         reading = asyncio.ensure_future(asyncio.to_thread(self._results.run))
