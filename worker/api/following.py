@@ -50,7 +50,8 @@ class Follower:
         self._fleet = fleet
         self._types = _types_of(settings.topics)
         self._decoders = {name: msgspec.json.Decoder(kind) for name, kind in self._types.items()}
-        self._behind: set[tuple[str, int]] = set()
+        # Not known before the topics are.
+        self._behind: set[tuple[str, int]] | None = None
         self._unreadable = 0
 
     async def run(self) -> None:
@@ -71,7 +72,7 @@ class Follower:
     @property
     def is_behind(self) -> bool:
         """Whether messages from before the start are still being read."""
-        return bool(self._behind)
+        return self._behind is None or bool(self._behind)
 
     async def _follow(self, thread: ThreadPoolExecutor) -> None:
         """Read until the topics are other ones than at the beginning."""
@@ -121,7 +122,8 @@ class Follower:
             return
         if error is not None:
             assert error.code() == KafkaError._PARTITION_EOF  # others were raised
-            self._behind.discard((topic, message.partition() or 0))
+            if self._behind is not None:
+                self._behind.discard((topic, message.partition() or 0))
             return
         value = message.value()
         if not value:
