@@ -116,6 +116,10 @@ bench-backtest: $(STAMP_DEV) ## Measure how fast recordings are applied again; w
 bench-predict: $(STAMP_DEV) ## Measure predictions over HTTP; writes build/bench-predict.json (ARGS="--seconds 5")
 	@exec $(BIN)/python -m load.predict $(ARGS)
 
+.PHONY: bench-latency
+bench-latency: $(STAMP_DEV) kafka-jars ## Measure the time from a gateway's produce call to the anomaly; writes build/bench-latency.json
+	@exec $(BIN)/python -m load.latency $(ARGS)
+
 .PHONY: drift-campaign
 drift-campaign: $(STAMP_DEV) kafka-jars ## Change simulated fleets and see what drift events tell, on a real Kafka (ARGS="--seeds 3")
 	@exec $(BIN)/python -m load.drift_live $(ARGS)

@@ -135,8 +135,7 @@ class _Waiting(NamedTuple):
 
     readings: Sequence[bytes]
     keys: Sequence[str | None]
-    pasts: Sequence[Known | None]
-    found: asyncio.Future[list[Prediction | Reject]]
+    found: asyncio.Future[list[_Answer | _Refusal]]
 
 
 _decode_batch = msgspec.json.Decoder(_Batch).decode
@@ -147,7 +146,8 @@ _encode = msgspec.json.Encoder().encode
 class Predictions:
     """Scores readings with what the online store has of their machines.
 
-    Requests that come together are scored together, as one reading costs nearly what ten do.
+    Requests that come together are answered together: one question to the store, one call of
+    the model, for one reading costs nearly what ten do.
 
     Args:
         reader: of the store; None: there is none.
@@ -166,42 +166,38 @@ class Predictions:
         self._reader = reader
         self._metrics = metrics
         self._waiting: list[_Waiting] = []
+        self._answering: asyncio.Task[None] | None = None
 
     async def predict(self, readings: Sequence[bytes]) -> list[_Answer | _Refusal]:
         """Score readings, each on its own, as gateways would send them."""
         keys = [_machine_id(reading) for reading in readings]
-        pasts, note = await self._pasts(keys)
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(readings, keys, pasts, loop.create_future())
+        waiting = _Waiting(readings, keys, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
-        if len(self._waiting) == 1:
-            loop.call_soon(self._score_waiting)
-        found = await waiting.found
-        return [
-            _Refusal(one.reason, one.detail)
-            if isinstance(one, Reject)
-            else self._answer(one, note or ("" if past else "the machine is not in the store"))
-            for one, past in zip(found, pasts, strict=True)
-        ]
+        if self._answering is None:
+            self._answering = asyncio.create_task(self._answer_waiting())
+        return await waiting.found
 
-    def _score_waiting(self) -> None:
-        """Score what has come since the loop's last turn."""
-        together, self._waiting = self._waiting, []
-        try:
-            found = iter(self._score(together))
-        except Exception as error:  # noqa: BLE001  # each of them has to be answered
+    async def _answer_waiting(self) -> None:
+        """Answer what has come, and what comes meanwhile, each time all of it together."""
+        while self._waiting:
+            together, self._waiting = self._waiting, []
+            try:
+                found = iter(await self._answer(together))
+            except Exception as error:  # noqa: BLE001  # each of them has to be answered
+                for waiting in together:
+                    if not waiting.found.done():  # who asked may be gone
+                        waiting.found.set_exception(error)
+                continue
             for waiting in together:
+                own = list(islice(found, len(waiting.readings)))
                 if not waiting.found.done():
-                    waiting.found.set_exception(error)
-            return
-        for waiting in together:
-            own = list(islice(found, len(waiting.readings)))
-            if not waiting.found.done():  # who asked may be gone
-                waiting.found.set_result(own)
+                    waiting.found.set_result(own)
+        self._answering = None
 
-    def _score(self, together: Sequence[_Waiting]) -> list[Prediction | Reject]:
-        values = [reading for waiting in together for reading in waiting.readings]
+    async def _answer(self, together: Sequence[_Waiting]) -> list[_Answer | _Refusal]:
         keys = [key for waiting in together for key in waiting.keys]
+        pasts, note = await self._pasts(keys)
+        values = [reading for waiting in together for reading in waiting.readings]
         chunk = Chunk(
             topic=SOURCE,
             partition=0,
@@ -210,8 +206,13 @@ class Predictions:
             keys=[None if key is None else key.encode() for key in keys],
             values=values,
         )
-        pasts = [past for waiting in together for past in waiting.pasts]
-        return self._predictor.predict(chunk, pasts)
+        found = self._predictor.predict(chunk, pasts)
+        return [
+            _Refusal(one.reason, one.detail)
+            if isinstance(one, Reject)
+            else self._say(one, note or ("" if past else "the machine is not in the store"))
+            for one, past in zip(found, pasts, strict=True)
+        ]
 
     async def _pasts(self, keys: Sequence[str | None]) -> tuple[list[Known | None], str]:
         """What is known of the machines; and why, where nothing is."""
@@ -234,7 +235,7 @@ class Predictions:
             pasts.append(None if document is None else known(self._spec, document))
         return pasts, ""
 
-    def _answer(self, prediction: Prediction, note: str) -> _Answer:
+    def _say(self, prediction: Prediction, note: str) -> _Answer:
         source: FeaturesSource = "online" if prediction.known else "request"
         self._metrics.on_predicted(source, prediction.is_anomaly)
         if not prediction.known and not note:
