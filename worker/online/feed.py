@@ -20,7 +20,7 @@ from worker.online.publisher import Batch, OnlinePublisher
 from worker.online.store import OnlineWriter
 
 BATCH = 1_024
-"""Machines handed over at once; encoding their rows takes the processor about a millisecond."""
+"""Machines handed over at once, so that the processor is soon free again."""
 
 
 class OnlineFeed:

@@ -151,6 +151,5 @@ def _where(url: str) -> str:
 
 
 def _unusable(where: str, error: Exception) -> OnlineStoreError:
-    return OnlineStoreError(
-        f"online.url: the Redis at {where} cannot be used: {error or type(error).__name__}."
-    )
+    what = str(error).rstrip(".") or type(error).__name__
+    return OnlineStoreError(f"online.url: the Redis at {where} cannot be used: {what}.")
