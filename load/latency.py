@@ -35,7 +35,7 @@ from worker.transport.producer import Headers
 BUILD = Path("build")
 HEADER = "sent-ns"
 MACHINES = 5_000
-THRESHOLD = "0.55"
+THRESHOLD = "0.8"
 """A score that one reading in some twenty falls below."""
 WARM_UP_S = 5.0
 TICK_S = 0.002
